@@ -1,0 +1,36 @@
+# The two commands: make demo, make test. Everything they need is installed into .venv by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-nightly check bench coverage-of-features clean
+
+help:                           ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 24
+
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Lightkeeper needs Python 3.11 or newer; try: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[ctao,cwl,ctapipe,dev]'
+	$(BIN)/python -m lightkeeper_ctao.warm_up
+	touch $@
+
+demo: $(READY)                  ## a night from folder to report, in two minutes
+	$(BIN)/lightkeeper demo $(ARGS)
+
+test: $(READY)                  ## every test a change must pass
+	$(BIN)/python -m pytest -m 'not nightly' $(ARGS)
+
+test-nightly: $(READY)          ## the slower ones: power loss, long crash matrices
+	$(BIN)/python -m pytest -m nightly --timeout 3600 $(ARGS)
+
+check: $(READY)                 ## style, types, imports
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+clean:                          ## remove what make made
+	rm -rf $(VENV) demo-home

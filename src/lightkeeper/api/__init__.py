@@ -1,0 +1,176 @@
+"""The HTTP contract: CLI, web, pilots and Python users go through it. Routes parse, call one step, and show.
+
+Reading is open to this machine, to which the API is bound; changing needs the operator's token; pilots show the secret
+they were started with. Errors are `{"error": {"code", "message", "hint"}}` with a fitting status.
+"""
+
+import hmac
+from collections.abc import Iterator
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Header, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict
+from pydantic_core import to_json
+
+from lightkeeper import __version__, web
+from lightkeeper.api import pilots
+from lightkeeper.context import Context
+from lightkeeper.domain.errors import LightkeeperError, NotFound, Refused
+from lightkeeper.steps import audit, produce, report, topology
+from lightkeeper.store import reports
+
+STATUS = {
+    "invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "not_found": HTTPStatus.NOT_FOUND,
+    "conflict": HTTPStatus.CONFLICT,
+    "refused": HTTPStatus.FORBIDDEN,
+    "unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+class Body(BaseModel):
+    """A request's body: unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class TopologyDocument(Body):
+    """A topology document as text."""
+
+    document: str
+    dry_run: bool = False
+
+
+class ProductionDocument(Body):
+    """A production document as text, with the files that lie beside it."""
+
+    name: str
+    document: str
+    sandbox: dict[str, str] = {}
+    open: bool = False
+
+
+def make_api(ctx: Context, token: str) -> FastAPI:
+    """The API of one instance; `token` is the operator's."""
+    app = FastAPI(title="Lightkeeper", version=__version__, docs_url=None, redoc_url=None)
+
+    @app.exception_handler(LightkeeperError)
+    def _(_request: Request, error: LightkeeperError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+        content = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+        return JSONResponse(content, STATUS.get(error.code, HTTPStatus.INTERNAL_SERVER_ERROR))
+
+    def operator(authorization: Annotated[str, Header()] = "") -> None:
+        if not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
+            raise Refused("this changes something, so it needs the operator's token", hint="it lies in the home's run folder")
+
+    @app.get("/api/v1/health")
+    def health() -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
+        return {"status": "ok", "version": __version__}
+
+    @app.get("/api/v1/status")
+    def status() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        with ctx.db.transaction() as conn:
+            return asdict(reports.totals(conn))
+
+    # --- topology
+    @app.post("/api/v1/topology", dependencies=[Depends(operator)])
+    def apply(body: TopologyDocument) -> dict[str, list[str]]:  # pyright: ignore[reportUnusedFunction]
+        return {"changes": topology.apply(ctx, body.document, dry_run=body.dry_run)}
+
+    @app.get("/api/v1/storages")
+    def storages() -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
+        with ctx.db.transaction() as conn:
+            return [asdict(s) for s in reports.storage_use(conn)]
+
+    @app.get("/api/v1/traffic")
+    def traffic() -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
+        with ctx.db.transaction() as conn:
+            return [asdict(link) for link in reports.traffic(conn)]
+
+    # --- files
+    @app.get("/api/v1/nights")
+    def nights() -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
+        with ctx.db.transaction() as conn:
+            return [asdict(night) for night in reports.nights(conn)]
+
+    @app.get("/api/v1/quarantine")
+    def quarantine() -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
+        with ctx.db.transaction() as conn:
+            return [asdict(q) for q in reports.quarantine(conn)]
+
+    @app.get("/api/v1/files")
+    def files(query: str = "{}", limit: int | None = None) -> StreamingResponse:  # pyright: ignore[reportUnusedFunction]
+        found = report.files(ctx, query, limit)  # checks the query before the answer begins
+
+        def lines() -> Iterator[bytes]:
+            for file in found:
+                yield to_json(file) + b"\n"
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    @app.get("/api/v1/files/why")
+    def why(lfn: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        return asdict(report.why_file(ctx, lfn))
+
+    # --- productions
+    @app.get("/api/v1/productions")
+    def productions() -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
+        with ctx.db.transaction() as conn:
+            return [asdict(p) for p in reports.productions(conn)]
+
+    @app.post("/api/v1/productions/plan")
+    def plan(body: ProductionDocument) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        return asdict(produce.plan(ctx, body.document, _sandbox(body)))
+
+    @app.post("/api/v1/productions", dependencies=[Depends(operator)])
+    def submit(body: ProductionDocument) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        name = produce.submit(ctx, body.name, body.document, _sandbox(body), open_=body.open)
+        with ctx.db.transaction() as conn:
+            return {"production": name, "transformations": [asdict(t) for t in reports.transformations(conn, name)]}
+
+    @app.get("/api/v1/transformations")
+    def transformations(production: str | None = None) -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
+        with ctx.db.transaction() as conn:
+            return [asdict(t) for t in reports.transformations(conn, production)]
+
+    @app.get("/api/v1/transformations/{transformation_id}/report")
+    def transformation_report(transformation_id: int) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        return asdict(report.transformation(ctx, transformation_id))
+
+    @app.get("/api/v1/jobs")
+    def jobs() -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
+        with ctx.db.transaction() as conn:
+            return [asdict(job) for job in reports.jobs(conn)]
+
+    @app.get("/api/v1/jobs/{job_id}/log")
+    def job_log(job_id: int) -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
+        with ctx.db.transaction() as conn:
+            text = reports.job_log(conn, job_id)
+        if text is None:
+            raise NotFound(f"job {job_id} has left no log", hint="it has not ended yet, or it never began")
+        return {"text": text}
+
+    # --- what happened
+    @app.get("/api/v1/summary")
+    def summary() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        return asdict(report.summary(ctx))
+
+    @app.get("/api/v1/healed")
+    def healed() -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
+        with ctx.db.transaction() as conn:
+            return [asdict(h) for h in reports.healed(conn)]
+
+    @app.get("/api/v1/fsck")
+    def fsck(read_bytes: bool = False) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        return asdict(audit.fsck(ctx, read_bytes=read_bytes))
+
+    app.include_router(pilots.make_router(ctx))
+    web.add_pages(app, ctx)
+    return app
+
+
+def _sandbox(body: ProductionDocument) -> dict[str, bytes]:
+    return {name: text.encode() for name, text in body.sandbox.items()}

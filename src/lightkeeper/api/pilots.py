@@ -1,0 +1,105 @@
+"""What pilots ask: greet, claim, alive, finish, fail, goodbye. Each call shows the pilot's secret."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header
+from pydantic import BaseModel, ConfigDict, Field
+
+from lightkeeper.context import Context
+from lightkeeper.steps import run
+from lightkeeper.store.work import PilotRow
+
+
+class Body(BaseModel):
+    """A request's body: unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Alive(Body):
+    """The pilot's jobs and what each is at."""
+
+    jobs: dict[int, str] = {}
+
+
+class Output(Body):
+    """An uploaded output."""
+
+    name: str
+    size: int = Field(ge=0)
+    sha256: str
+    adler32: str
+
+
+class BadReplica(Body):
+    """An input that did not read as the catalogue says."""
+
+    lfn: str
+    storage: str
+    why: str
+
+
+class Finished(Body):
+    """Outputs lie in the job's temporary area on `storage`."""
+
+    storage: str
+    outputs: list[Output]
+    provenance: list[str]
+    log: str
+    bad_replicas: list[BadReplica] = []
+
+
+class Failure(Body):
+    """Why a job failed."""
+
+    minor_status: str = Field(max_length=200)
+    application_status: str = Field(max_length=2000)
+    exit_code: int | None = None
+    log: str = ""
+    bad_replicas: list[BadReplica] = []
+
+
+def make_router(ctx: Context) -> APIRouter:
+    """Routes below /api/v1/pilot."""
+    router = APIRouter(prefix="/api/v1/pilot")
+
+    def this_pilot(authorization: Annotated[str, Header()] = "") -> PilotRow:
+        return run.greet(ctx, authorization.removeprefix("Bearer "))
+
+    pilot_from_secret = Depends(this_pilot)
+
+    @router.post("/hello")
+    def hello(pilot: PilotRow = pilot_from_secret) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        settings = ctx.settings
+        return {
+            "name": pilot.name,
+            "site": pilot.site,
+            "heartbeat": settings.heartbeat.total_seconds(),
+            "idle": settings.pilot_idle.total_seconds(),
+            "silence": settings.pilot_silence.total_seconds(),
+        }
+
+    @router.post("/claim")
+    def claim(pilot: PilotRow = pilot_from_secret) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        return {"job": run.claim(ctx, pilot)}
+
+    @router.post("/alive")
+    def alive(body: Alive, pilot: PilotRow = pilot_from_secret) -> dict[str, list[int]]:  # pyright: ignore[reportUnusedFunction]
+        return {"stop": run.alive(ctx, pilot, body.jobs)}
+
+    @router.post("/jobs/{job_id}/finish")
+    def finish(job_id: int, body: Finished, pilot: PilotRow = pilot_from_secret) -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
+        run.finish(ctx, pilot, job_id, body.model_dump())
+        return {"status": "taken"}
+
+    @router.post("/jobs/{job_id}/fail")
+    def fail(job_id: int, body: Failure, pilot: PilotRow = pilot_from_secret) -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
+        run.report_failure(ctx, pilot, job_id, body.model_dump())
+        return {"status": "taken"}
+
+    @router.post("/goodbye")
+    def goodbye(pilot: PilotRow = pilot_from_secret) -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
+        run.goodbye(ctx, pilot)
+        return {"status": "taken"}
+
+    return router

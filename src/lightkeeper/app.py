@@ -1,0 +1,65 @@
+"""Composition root: settings in, Context out. The only place where plug-ins meet the core."""
+
+import sys
+from importlib.metadata import entry_points
+from typing import Any
+
+import structlog
+
+from lightkeeper.context import Context, Log
+from lightkeeper.domain.errors import NotFound
+from lightkeeper.ports import Mover
+from lightkeeper.settings import Settings
+from lightkeeper.store import topology
+from lightkeeper.store.db import Database
+from lightkeeper.store.schema import migrate
+
+
+def make_context(settings: Settings, database_url: str, *, mover: Mover | None = None, log: Log | None = None) -> Context:
+    """A Context on the database at `database_url`, which is brought to this version's schema.
+
+    `mover` and `log` replace the installed ones: that is how tests and the demo put faults between us and the bytes.
+    """
+    migrate(database_url)
+    observatories = tuple(plug_in() for _, plug_in in sorted(_installed("observatory").items()))
+    context = Context(
+        db=Database(database_url).open(),
+        settings=settings,
+        log=log or make_log(settings),
+        storage_drivers=_installed("storage"),
+        mover=mover or _installed("mover")["stream"](),
+        executors={name: plug_in() for name, plug_in in _installed("executor").items()},
+        observatories=observatories,
+    )
+    with context.db.transaction() as conn:
+        topology.put_keys(conn, context.metadata_keys)
+    return context
+
+
+def _installed(port: str) -> dict[str, Any]:
+    """Plug-ins of one port by name."""
+    found = {entry.name: entry for entry in entry_points(group=f"lightkeeper.{port}")}
+    plug_ins: dict[str, Any] = {}
+    for name, entry in found.items():
+        try:
+            plug_ins[name] = entry.load()
+        except ImportError as error:
+            raise NotFound(
+                f"the plug-in '{name}' ({port}) cannot be loaded: {error}", hint="install what it needs, or remove it"
+            ) from error
+    return plug_ins
+
+
+def make_log(settings: Settings) -> Log:
+    """A log for people on a terminal, JSON lines otherwise; to standard error."""
+    as_text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
+    renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if as_text else structlog.processors.JSONRenderer()
+    return structlog.wrap_logger(
+        structlog.PrintLogger(sys.stderr),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.dict_tracebacks if not as_text else structlog.processors.format_exc_info,
+            renderer,
+        ],
+    )

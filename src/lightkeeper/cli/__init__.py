@@ -1,0 +1,58 @@
+"""The command line: `lightkeeper NOUN VERB`, or `lk`. Each command parses, makes one call, and shows what came back.
+
+Exit status: 0 done; 1 something is wrong with what was looked at; 2 invalid input; 3 not found; 4 conflict; 5 refused;
+6 not available now; 7 corrupt.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lightkeeper import __version__
+from lightkeeper.cli import demo, files, instance, topology, work
+from lightkeeper.cli.home import use_home
+from lightkeeper.cli.output import fail
+from lightkeeper.domain.errors import Invalid, LightkeeperError
+
+app = typer.Typer(
+    name="lightkeeper",
+    help="Data processing and preservation for a telescope observatory.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _options(
+    home: Annotated[
+        Path | None,
+        typer.Option(envvar="LIGHTKEEPER_HOME", help="Folder of the instance; ~/.lightkeeper when not given."),
+    ] = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"lightkeeper {__version__}")
+        raise typer.Exit
+    use_home(home)
+
+
+instance.add_to(app)
+demo.add_to(app)
+topology.add_to(app)
+files.add_to(app)
+work.add_to(app)
+
+
+def main() -> None:
+    """Entry point of `lightkeeper` and `lk`."""
+    try:
+        app()
+    except LightkeeperError as error:
+        sys.exit(fail(error))
+    except BrokenPipeError:
+        sys.exit(1)
+    except FileNotFoundError as error:
+        sys.exit(fail(Invalid(f"there is no file {error.filename}")))

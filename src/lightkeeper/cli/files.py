@@ -1,0 +1,99 @@
+"""lightkeeper why, file, night, quarantine."""
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.tree import Tree
+
+from lightkeeper.cli.home import client
+from lightkeeper.cli.output import AsJson, cell, out, readable_bytes, show
+from lightkeeper.domain.errors import Invalid
+
+file = typer.Typer(help="Files in the catalogue.", no_args_is_help=True)
+night = typer.Typer(help="Observing nights.", no_args_is_help=True)
+quarantine = typer.Typer(help="Deliveries that were refused.", no_args_is_help=True)
+
+
+@file.command("list")
+def files(
+    query: Annotated[str, typer.Argument(help='Metadata query as JSON, like {"data_level": 0}.')] = "{}",
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List files that fulfil QUERY; with --json one JSON object per line."""
+    try:
+        wanted = json.loads(query)
+    except ValueError as error:
+        raise Invalid(f"the query is not JSON: {error}", hint="""write it like '{"data_level": 0}'""") from error
+    with client() as api:
+        for found in api.files(wanted, limit):
+            sys.stdout.write((json.dumps(found) if as_json else found["lfn"]) + "\n")
+
+
+@night.command("list")
+def nights(as_json: AsJson = False) -> None:
+    """List observing nights and how far they are preserved."""
+    with client() as api:
+        columns = ("night", "files", "bytes", "on_site", "preserved")
+        show(api.nights(), as_json=as_json, columns=columns, empty="no night has come in yet")
+
+
+@quarantine.command("list")
+def refused(as_json: AsJson = False) -> None:
+    """List refused deliveries with their reasons."""
+    with client() as api:
+        columns = ("at", "path", "reason")
+        show(api.quarantine(), as_json=as_json, columns=columns, empty="nothing was refused")
+
+
+def why(
+    lfn: Annotated[str, typer.Argument(metavar="FILE", help="Name of a file in the catalogue.")], as_json: AsJson = False
+) -> None:
+    """Tell a file's story: its copies, what it waits for, and how it was made, back to the raw files."""
+    with client() as api:
+        story = api.why(lfn)
+    if as_json:
+        show(story, as_json=True)
+    else:
+        tell(story)
+
+
+def tell(story: dict[str, Any]) -> None:
+    """Print a file's story for a person."""
+    of = story["file"]
+    out.print(f"[bold]{of['lfn']}[/]")
+    out.print(f"  {readable_bytes(of['size'])}, sha256 {of['sha256']}, adler32 {of['adler32']}")
+    facts = ", ".join(f"{key} {cell(key, value)}" for key, value in of["meta"].items())
+    out.print(f"  {facts}", soft_wrap=True)
+    out.print(f"  policy {story['policy'] or 'none: no policy matches its metadata'}")
+    for copy in story["replicas"]:
+        out.print(f"  copy at {copy['storage']} ({copy['site']}): {copy['state']}, read back {cell('at', copy['verified_at'])}")
+    for transfer in story["under_way"]:
+        out.print(f"  copy to {transfer['target']}: {transfer['state']} {transfer['error'] or ''}")
+    steps = {step["file_id"]: step for step in story["made_from"]}
+    out.print(_tree(of["file_id"], steps, None))
+
+
+def _tree(file_id: int, steps: dict[int, dict[str, Any]], branch: Tree | None) -> Tree:
+    step = steps[file_id]
+    text = f"[bold]{step['lfn'].rpartition('/')[2]}[/]\n[dim]{_how(step)}[/]"
+    node = Tree(text) if branch is None else branch.add(text)
+    for source in (s for s in steps.values() if file_id in s["made"]):
+        _tree(source["file_id"], steps, node)
+    return node
+
+
+def _how(step: dict[str, Any]) -> str:
+    software = ", ".join(f"{name} {version}" for name, version in step["software"].items())
+    verb = "registered" if step["job_id"] is None else f"made by {step['activity']}"
+    return f"{verb} {cell('at', step['started'])} with {software}\n{step['agent']}, sha256 {step['sha256'][:12]}…"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command()(why)
+    app.add_typer(file, name="file")
+    app.add_typer(night, name="night")
+    app.add_typer(quarantine, name="quarantine")

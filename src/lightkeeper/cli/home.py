@@ -1,0 +1,42 @@
+"""Which instance a command speaks to."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lightkeeper.client import Client
+from lightkeeper.domain.errors import Invalid, nearest
+from lightkeeper.instance import connect
+from lightkeeper.settings import Settings
+
+_home: Path | None = None
+
+
+def use_home(home: Path | None) -> None:
+    """The home given on the command line, if one was."""
+    global _home  # noqa: PLW0603  # one process is one command
+    _home = home
+
+
+def settings(home: Path | None = None, **given: Any) -> Settings:
+    """The settings of that home, with what the command line gives above all."""
+    chosen = home or _home
+    arguments = {"home": chosen.expanduser().absolute()} if chosen else {}
+    try:
+        return Settings(**arguments, **{key: value for key, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise Invalid(f"unknown setting '{name}'", hint=nearest(name, Settings.model_fields)) from error
+        raise Invalid(f"setting '{name}': {first['msg']}") from error
+
+
+@contextmanager
+def client() -> Generator[Client]:
+    """A client of the instance on that home; started for this command when none runs."""
+    with connect(settings()) as client:
+        yield client

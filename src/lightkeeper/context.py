@@ -1,0 +1,66 @@
+"""What every step is given: database, settings, plug-ins, log. Made once by `app`, frozen."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from lightkeeper.domain.catalog import StorageElement
+from lightkeeper.domain.errors import NotFound
+from lightkeeper.ports import Executor, JobType, MetaKey, Mover, Observatory, ProductReader, Storage
+from lightkeeper.settings import Settings
+from lightkeeper.store.db import Database
+
+
+class Log(Protocol):
+    """Decisions with identifiers, as structlog takes them."""
+
+    def info(self, event: str, **facts: Any) -> None: ...
+    def warning(self, event: str, **facts: Any) -> None: ...
+    def error(self, event: str, **facts: Any) -> None: ...
+
+
+class StorageMaker(Protocol):
+    """Makes the storage plug-in for a storage element."""
+
+    def __call__(self, name: str, root: str) -> Storage: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The world as steps see it."""
+
+    db: Database
+    settings: Settings
+    log: Log
+    storage_drivers: Mapping[str, StorageMaker]
+    mover: Mover
+    executors: Mapping[str, Executor]
+    observatories: tuple[Observatory, ...]
+
+    def storage(self, element: StorageElement) -> Storage:
+        """The plug-in that speaks to a storage element."""
+        try:
+            driver = self.storage_drivers[element.driver]
+        except KeyError:
+            raise NotFound(
+                f"storage {element.name} wants the driver '{element.driver}', which is not installed",
+                hint=f"installed are: {', '.join(sorted(self.storage_drivers))}",
+            ) from None
+        return driver(element.name, element.root)
+
+    @property
+    def product_readers(self) -> list[ProductReader]:
+        """Readers of every observatory, in the order they are asked."""
+        return [reader for observatory in self.observatories for reader in observatory.product_readers()]
+
+    @property
+    def metadata_keys(self) -> list[MetaKey]:
+        """Keys of every observatory."""
+        return [key for observatory in self.observatories for key in observatory.metadata_keys()]
+
+    def job_type(self, name: str) -> JobType:
+        """The job type `name` of any observatory."""
+        for observatory in self.observatories:
+            if name in observatory.job_types():
+                return observatory.job_types()[name]
+        raise NotFound(f"job type '{name}' is not installed", hint="install the observatory's package")

@@ -1,0 +1,150 @@
+"""Files, replicas, storage elements, sites, links, metadata keys."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+from lightkeeper.domain.errors import Invalid, nearest
+from lightkeeper.domain.names import Fixity, Lfn
+from lightkeeper.domain.states import Replica as ReplicaState
+
+MetaValue: TypeAlias = str | int | float | bool | list[Any] | dict[str, Any]
+
+
+class KeyType(StrEnum):
+    """Type of a metadata key's values; TIME is ISO 8601 in UTC, JSON is any list or map."""
+
+    STRING = "string"
+    INT = "int"
+    FLOAT = "float"
+    BOOL = "bool"
+    TIME = "time"
+    JSON = "json"
+
+
+class KeyLevel(StrEnum):
+    """SET: the same for all files of a set (campaign, night, observation). FILE: differs from file to file."""
+
+    SET = "set"
+    FILE = "file"
+
+
+@dataclass(frozen=True, slots=True)
+class MetaKey:
+    """A registered metadata key. `unit` as in the IVOA's VOUnits ('deg', 's', 'TeV'), empty when it has none."""
+
+    name: str
+    type: KeyType
+    level: KeyLevel = KeyLevel.SET
+    unit: str = ""
+    description: str = ""
+
+
+class Vocabulary:
+    """The registered keys; checks and normalises metadata against them."""
+
+    def __init__(self, keys: "list[MetaKey] | tuple[MetaKey, ...]") -> None:
+        self._keys = {key.name: key for key in keys}
+
+    def key(self, name: str) -> MetaKey:
+        """The key `name`; raises Invalid that names the nearest known one."""
+        try:
+            return self._keys[name]
+        except KeyError:
+            raise Invalid(f"unknown metadata key '{name}'", hint=nearest(name, self._keys)) from None
+
+    def split(self, meta: "dict[str, MetaValue]") -> "tuple[dict[str, MetaValue], dict[str, MetaValue]]":
+        """`meta`, checked and normalised, as (set-level values, file-level values)."""
+        by_level: dict[KeyLevel, dict[str, MetaValue]] = {KeyLevel.SET: {}, KeyLevel.FILE: {}}
+        for name, value in meta.items():
+            key = self.key(name)
+            by_level[key.level][name] = normalise(key, value)
+        return by_level[KeyLevel.SET], by_level[KeyLevel.FILE]
+
+    @property
+    def keys(self) -> list[MetaKey]:
+        """All keys by name."""
+        return sorted(self._keys.values(), key=lambda key: key.name)
+
+
+def normalise(key: MetaKey, value: object) -> MetaValue:
+    """`value` as the type of `key`, so that equal values are equal in the catalogue: 20 is 20.0 for a float key.
+
+    Raises Invalid for anything that would have to be guessed.
+    """
+    match key.type, value:
+        case KeyType.BOOL, bool():
+            return value
+        case KeyType.INT | KeyType.FLOAT, bool():
+            pass
+        case KeyType.INT, int():
+            return value
+        case KeyType.INT, float() if value.is_integer():
+            return int(value)
+        case KeyType.FLOAT, int() | float() if value == value and abs(value) != float("inf"):
+            return float(value)
+        case KeyType.STRING, str():
+            return value
+        case KeyType.TIME, datetime():
+            return value.isoformat(timespec="microseconds" if value.microsecond else "seconds")
+        case KeyType.TIME, str():
+            try:
+                return normalise(key, datetime.fromisoformat(value))
+            except ValueError:
+                pass
+        case KeyType.JSON, list() | dict():
+            return value  # type: ignore[return-value]  # checked to be JSON where it was parsed
+        case _:
+            pass
+    raise Invalid(f"metadata key '{key.name}' is of type {key.type}; {value!r} is not")
+
+
+class SiteKind(StrEnum):
+    """OBSERVATORY: where data are taken, its storage is a buffer. DATA_CENTRE: where data are kept and processed."""
+
+    OBSERVATORY = "observatory"
+    DATA_CENTRE = "data centre"
+
+
+class Media(StrEnum):
+    """What a storage writes on."""
+
+    DISK = "disk"
+    TAPE = "tape"
+
+
+@dataclass(frozen=True, slots=True)
+class StorageElement:
+    """A storage at a site. `root` is where its driver finds it; with `ingest`, deliveries are made there."""
+
+    storage_id: int
+    name: str
+    site: str
+    site_kind: SiteKind
+    media: Media
+    driver: str
+    root: str
+    ingest: bool = False
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One copy of one file, as observed."""
+
+    storage_id: int
+    state: ReplicaState
+    verified_at: datetime | None
+    state_since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file to be registered: content, metadata and, when its bytes lie somewhere, the storage that has them."""
+
+    lfn: Lfn
+    fixity: Fixity
+    meta: "dict[str, MetaValue]"
+    storage_id: int | None
+    activity_id: int

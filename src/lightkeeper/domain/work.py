@@ -1,0 +1,98 @@
+"""Productions, transformations, tasks, jobs, pilots; and what decides about them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from lightkeeper.domain.catalog import MetaValue
+from lightkeeper.domain.names import Lfn
+
+
+# --- plans: what a production document says ------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """One transformation to be. `query` is the complete input query as a DIRAC-style map; with a `parent` it
+    selects among the files that the parent step makes. `body` is handed to the job type as it is (JSON)."""
+
+    number: int
+    name: str
+    type: str
+    job_type: str
+    query: Mapping[str, Any]
+    parent: int | None
+    group_size: int
+    body: Mapping[str, Any]
+    group_by: str | None = None
+    destination: str | None = None
+    priority: int = 5
+    processors: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ProductionPlan:
+    """What a production document asks for, steps in the order of their numbers, parents before children."""
+
+    steps: tuple[PlannedStep, ...]
+    campaign: str
+    warnings: tuple[str, ...] = ()
+
+
+# --- jobs: one attempt -------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class JobInput:
+    """One input of a job. The pilot lays it at `inputs<lfn>` in the job's folder, verified."""
+
+    lfn: Lfn
+    meta: Mapping[str, MetaValue]
+
+
+@dataclass(frozen=True, slots=True)
+class JobOrder:
+    """What is to be done by one job: ids, the step's `body`, and the inputs in order of their names."""
+
+    transformation_id: int
+    task_id: int
+    job_id: int
+    body: Mapping[str, Any]
+    inputs: tuple[JobInput, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedOutput:
+    """A file that the job must leave under `name` in its output folder, and what it will be in the catalogue.
+    `sources` are the inputs it is made from."""
+
+    name: str
+    lfn: Lfn
+    meta: Mapping[str, MetaValue]
+    sources: tuple[Lfn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecipe:
+    """How a job is run: a CWL document (one text, nothing referenced), its input object with paths relative to the
+    job's folder, files to be laid into that folder first, the outputs, and the names of the provenance logs the
+    tool leaves among its outputs (patterns are not allowed)."""
+
+    cwl: str
+    inputs: Mapping[str, Any]
+    outputs: tuple[ExpectedOutput, ...]
+    sandbox: Mapping[str, str] = field(default_factory=dict[str, str])
+    provenance_logs: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+# --- decisions -----------------------------------------------------------------------------------------------
+RETRY_AFTER = timedelta(seconds=2)
+MAX_RETRY_AFTER = timedelta(minutes=30)
+
+
+def retry_delay(attempts: int, base: timedelta = RETRY_AFTER) -> timedelta:
+    """How long to wait before attempt `attempts + 1`: doubling from `base`, at most half an hour."""
+    return min(base * 2 ** max(0, min(attempts, 20) - 1), MAX_RETRY_AFTER)
+
+
+def parents_first(steps: Sequence[PlannedStep]) -> list[PlannedStep]:
+    """Steps in numeric order; a parent always has the smaller number."""
+    return sorted(steps, key=lambda step: step.number)

@@ -1,0 +1,295 @@
+"""Runs where the computing is: asks for a job, lays out its inputs, runs its CWL tool, uploads its outputs, says so.
+
+It knows only the HTTP client and the storage plug-ins. It may die at any instruction: what it had is given to another.
+It ends by itself when there is no work for a while, when its secret is no longer accepted, or when nobody has answered
+for so long that its jobs have been given away.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from lightkeeper.client import Client
+from lightkeeper.domain.errors import Corrupt, LightkeeperError, NotFound, Refused, Unavailable
+from lightkeeper.domain.fixity import Sums, chunks_of
+from lightkeeper.ports import Storage
+
+SECRET = "LIGHTKEEPER_PILOT_SECRET"  # noqa: S105  # the variable's name, not the secret
+LOG_LIMIT = 64 * 1024
+
+
+class JobFailed(Exception):
+    """A job cannot be done here: minor status, what the application said, and its exit code."""
+
+    def __init__(self, minor: str, application: str, exit_code: int | None = None) -> None:
+        super().__init__(minor, application)
+        self.minor, self.application, self.exit_code = minor, application, exit_code
+
+
+class JobTakenAway(Exception):
+    """The job is not ours any more: leave it, and say nothing."""
+
+
+class Pilot:
+    """One pilot with one job at a time."""
+
+    def __init__(self, client: Client, work_dir: Path) -> None:
+        self._client = client
+        self._work_dir = work_dir
+        self._drivers = {entry.name: entry for entry in entry_points(group="lightkeeper.storage")}
+        self._orders = client.hello()
+        self._status: dict[int, str] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._taken_away = threading.Event()
+        self._ending = threading.Event()
+
+    def run(self) -> None:
+        """Do jobs until there are none for a while."""
+        heart = threading.Thread(target=self._beat, daemon=True)
+        heart.start()
+        idle_since = time.monotonic()
+        while time.monotonic() - idle_since < self._orders["idle"]:
+            job = self._client.claim()
+            if job is None:
+                time.sleep(min(1.0, self._orders["heartbeat"]))
+            elif job["job_id"] is not None:
+                self._do(job)
+                idle_since = time.monotonic()
+        self._ending.set()
+        self._client.goodbye()
+
+    # --- one job
+    def _do(self, job: Mapping[str, Any]) -> None:
+        job_id, folder = job["job_id"], self._work_dir / f"job-{job['job_id']}"
+        self._taken_away.clear()
+        log = folder / "tool.log"
+        bad: list[dict[str, str]] = []
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            self._set_status(job_id, "Resolving Input Data")
+            for file in job["input_files"]:
+                self._fetch(file, folder / "inputs", bad)
+            self._lay_out(job, folder)
+            self._set_status(job_id, "Executing Payload")
+            self._run_tool(job, folder, log)
+            self._set_status(job_id, "Uploading Output Data")
+            report = {
+                "storage": job["upload"]["storage"],
+                "outputs": [self._upload(job["upload"], folder / "out" / name) for name in job["outputs"]],
+                "provenance": [_read_text(folder / "out" / name) for name in job["provenance_logs"]],
+                "log": _tail(log),
+                "bad_replicas": bad,
+            }
+            self._client.finish(job_id, report)
+        except JobFailed as failure:
+            self._report_failure(job_id, failure, _tail(log), bad)
+        except LightkeeperError as error:
+            self._report_failure(job_id, JobFailed("Pilot", error.message), _tail(log), bad)
+        except OSError as error:
+            self._report_failure(job_id, JobFailed("Pilot", f"on this host: {error}"), _tail(log), bad)
+        except JobTakenAway:
+            print(f"job {job_id} was taken away", flush=True)
+        finally:
+            self._status.pop(job_id, None)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _report_failure(self, job_id: int, failure: JobFailed, log: str, bad: list[dict[str, str]]) -> None:
+        try:
+            self._client.fail(
+                job_id,
+                {
+                    "minor_status": failure.minor,
+                    "application_status": failure.application[:2000],
+                    "exit_code": failure.exit_code,
+                    "log": log,
+                    "bad_replicas": bad,
+                },
+            )
+        except Refused as error:
+            print(f"job {job_id}: {error.message}", flush=True)
+
+    def _fetch(self, file: Mapping[str, Any], inputs: Path, bad: list[dict[str, str]]) -> None:
+        """Copy one input from the first source that reads as the catalogue says."""
+        target = inputs / file["lfn"].lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for source in file["sources"]:
+            self._check()
+            try:
+                with self._storage(source).open(file["lfn"]) as stream, target.open("wb") as out:
+                    sums = Sums()
+                    for chunk in chunks_of(stream):
+                        sums.update(chunk)
+                        out.write(chunk)
+                if sums.fixity().sha256 != file["sha256"]:
+                    raise Corrupt(f"reads as sha256 {sums.fixity().sha256[:12]}… instead of {file['sha256'][:12]}…")
+            except (Corrupt, NotFound) as error:
+                bad.append({"lfn": file["lfn"], "storage": source["storage"], "why": error.message})
+            except Unavailable as error:
+                print(f"{file['lfn']} at {source['storage']}: {error.message}", flush=True)
+            else:
+                return
+        tried = ", ".join(source["storage"] for source in file["sources"]) or "none is available"
+        raise JobFailed("Input data resolution", f"no copy of {file['lfn']} could be read (tried: {tried})")
+
+    def _lay_out(self, job: Mapping[str, Any], folder: Path) -> None:
+        for name, text in job["sandbox"].items():
+            (folder / Path(name).name).write_text(text)
+        (folder / "tool.cwl").write_text(job["cwl"])
+        (folder / "inputs.json").write_text(json.dumps(job["inputs"]))
+
+    def _run_tool(self, job: Mapping[str, Any], folder: Path, log: Path) -> None:
+        """Run the job's CWL tool with cwltool; raises JobFailed when it does not succeed or leaves an output out."""
+        (folder / "tmp").mkdir()
+        command = [sys.executable, "-m", "cwltool", "--no-container", "--outdir", "out", "--tmpdir-prefix", "tmp/"]
+        command += [f"--preserve-environment={name}" for name in ("NUMBA_CACHE_DIR", "XDG_CONFIG_HOME")]
+        environment = {key: value for key, value in os.environ.items() if key != SECRET}
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
+        environment |= job["environment"]
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [*command, "tool.cwl", "inputs.json"],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        exit_code = self._process.wait()
+        self._process = None
+        self._check()
+        if exit_code != 0:
+            raise JobFailed("Application Finished With Errors", _what_it_said(_tail(log), exit_code), exit_code)
+        for name in [*job["outputs"], *job["provenance_logs"]]:
+            if not (folder / "out" / name).is_file():
+                raise JobFailed("Application left no output", f"it ended with 0, but did not make {name}", 0)
+
+    def _upload(self, upload: Mapping[str, str], path: Path) -> dict[str, Any]:
+        """Upload one output into the job's temporary area; its fixity is that of the bytes here."""
+        self._check()
+        sums = Sums()
+
+        def passing() -> Iterator[bytes]:
+            with path.open("rb") as file:
+                for chunk in chunks_of(file):
+                    sums.update(chunk)
+                    yield chunk
+
+        self._storage(upload).write(f"{upload['directory']}/{path.name}", passing())
+        fixity = sums.fixity()
+        return {"name": path.name, "size": fixity.size, "sha256": fixity.sha256, "adler32": fixity.adler32}
+
+    def _storage(self, place: Mapping[str, str]) -> Storage:
+        if place["driver"] not in self._drivers:
+            raise JobFailed("Input data resolution", f"no storage driver '{place['driver']}' is installed here")
+        return self._drivers[place["driver"]].load()(place["storage"], place["root"])
+
+    # --- being alive
+    def _set_status(self, job_id: int, status: str) -> None:
+        self._check()
+        self._status[job_id] = status
+        if job_id in self._client.alive(dict(self._status)):
+            raise JobTakenAway
+
+    def _check(self) -> None:
+        if self._taken_away.is_set():
+            raise JobTakenAway
+
+    def _beat(self) -> None:
+        """Say that we are alive; stop what is no longer ours; end when nobody has answered for too long."""
+        heard = time.monotonic()
+        with Client(self._client.url, os.environ[SECRET], timeout=10) as client:
+            while not self._ending.wait(self._orders["heartbeat"]):
+                try:
+                    stop = client.alive(dict(self._status))
+                    heard = time.monotonic()
+                except Refused:
+                    self._give_up("our secret is not accepted any more")
+                except LightkeeperError:
+                    if time.monotonic() - heard > self._orders["silence"]:
+                        self._give_up("nobody answers")
+                    continue
+                if stop:
+                    self._taken_away.set()
+                    self._kill_tool()
+
+    def _give_up(self, why: str) -> None:
+        print(f"ending: {why}", flush=True)
+        self._kill_tool()
+        os._exit(1)
+
+    def _kill_tool(self) -> None:
+        process = self._process
+        if process is not None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def _die_with_parent() -> None:
+    """Linux: the tool is killed when the pilot disappears, so that a killed pilot leaves no work running."""
+    if sys.platform == "linux":
+        _LIBC.prctl(1, signal.SIGKILL)
+
+
+def _what_it_said(log: str, exit_code: int) -> str:
+    """The line of the log that tells why: the tool's own end before cwltool's."""
+    log = re.sub(r"\x1b\[[0-9;]*m", "", log)
+    ended = re.findall(r"exited with status: (-?\d+)", log)
+    errors = [line.strip() for line in log.splitlines() if re.search(r"error|critical|exception|killed", line, re.I)]
+    said = errors[0] if errors else (log.strip().splitlines() or ["it said nothing"])[-1]
+    if ended and int(ended[0]) < 0:
+        return f"received kill signal {-int(ended[0])} while executing: {said[:300]}"
+    return f"exit code {ended[0] if ended else exit_code}: {said[:300]}"
+
+
+def _tail(path: Path) -> str:
+    """The last 64 kB of a log, as text; empty when there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_LIMIT))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _read_text(path: Path) -> str:
+    return path.read_text(errors="replace")
+
+
+def main() -> None:
+    """Started by an executor; the secret comes in the environment, never on the command line."""
+    parser = argparse.ArgumentParser(prog="lightkeeper-pilot", description="Ask Lightkeeper for jobs and do them.")
+    parser.add_argument("--name", required=True, help="name of this pilot")
+    parser.add_argument("--site", required=True, help="site that it runs at")
+    parser.add_argument("--api-url", required=True, help="where to ask")
+    parser.add_argument("--work-dir", required=True, type=Path, help="where jobs are run; emptied afterwards")
+    given = parser.parse_args()
+    if SECRET not in os.environ:
+        parser.error(f"the environment has no {SECRET}: pilots are started by an executor")
+    with Client(given.api_url, os.environ[SECRET]) as client:
+        try:
+            Pilot(client, given.work_dir).run()
+        except Refused as error:
+            sys.exit(f"{given.name}: {error.message}")
+        except Unavailable as error:
+            sys.exit(f"{given.name}: {error.message}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""What the core asks of the outside. Each port has at least two implementations, or a conformance suite.
+
+Plug-ins register by entry points (`lightkeeper.storage`, `lightkeeper.mover`, `lightkeeper.executor`,
+`lightkeeper.observatory`) and know `domain` and this module, nothing else of Lightkeeper.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from lightkeeper.domain.catalog import MetaKey, MetaValue
+from lightkeeper.domain.names import Fixity, Lfn
+from lightkeeper.domain.provenance import RanActivity
+from lightkeeper.domain.work import JobOrder, JobRecipe, ProductionPlan
+
+
+# --- storage -----------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One regular file found on a storage: path below its root with leading '/', bytes, seconds since 1970."""
+
+    path: str
+    size: int
+    modified: float
+
+
+class Storage(Protocol):
+    """One storage element. Paths are absolute below its root and have passed `parse_lfn` or are our own.
+
+    Errors: `NotFound` when the path does not exist, `Unavailable` when the storage does not answer or is full
+    (try again), `Refused` when it forbids the operation, `Corrupt` when a read fails on the medium.
+    """
+
+    def open(self, path: str) -> BinaryIO:
+        """The file for reading, positioned at its start, not served from a write-back cache."""
+        ...
+
+    def write(self, path: str, chunks: Iterable[bytes]) -> int:
+        """Write a new file and return its bytes. Durable and complete under `path` when it returns, absent if it
+        raises or the machine dies; parents are made. An existing file is replaced atomically."""
+        ...
+
+    def rename(self, source: str, target: str) -> None:
+        """Move within the storage, atomic and durable; an existing target is replaced. Parents are made."""
+        ...
+
+    def delete(self, path: str) -> bool:
+        """Remove a file, durably. False when it was not there."""
+        ...
+
+    def stat(self, path: str) -> Entry | None:
+        """The file's entry, or None when there is no regular file."""
+        ...
+
+    def list(self, prefix: str = "/") -> Iterator[Entry]:
+        """Every regular file below directory `prefix`, in no order, streamed; our own temporary files are left out
+        unless `prefix` names them."""
+        ...
+
+    def probe(self) -> None:
+        """Write, read back and remove a small file; raises what is wrong, naming the storage."""
+        ...
+
+
+class LocalStorage(Storage, Protocol):
+    """A storage whose files are also files of this machine: ingest watches such a one."""
+
+    def local_path(self, path: str) -> Path:
+        """Where the file lies here."""
+        ...
+
+
+# --- mover -------------------------------------------------------------------------------------------------
+class Mover(Protocol):
+    """Moves the bytes of one file between two storages."""
+
+    def copy(
+        self, source: Storage, source_path: str, target: Storage, target_path: str, progress: Callable[[int], None]
+    ) -> Fixity:
+        """Copy, read the copy back at its destination and return the fixity of what was read back.
+
+        `progress` is told the bytes written so far, now and then. Raises what the storages raise.
+        """
+        ...
+
+
+# --- executor ----------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class PilotOrder:
+    """A pilot to be started: its name, the site it serves, where its API is and the one-time secret it shows there."""
+
+    name: str
+    site: str
+    api_url: str
+    secret: str
+    work_dir: Path
+
+
+class Executor(Protocol):
+    """Starts, lists and stops pilots; nothing else. The batch system behind it schedules the processors."""
+
+    def start(self, order: PilotOrder) -> str:
+        """Start one pilot and return the executor's own handle for it."""
+        ...
+
+    def running(self, handles: Sequence[str]) -> set[str]:
+        """Those of `handles` that still run or wait to run."""
+        ...
+
+    def stop(self, handles: Sequence[str]) -> None:
+        """End them; unknown handles are ignored."""
+        ...
+
+
+# --- observatory -------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What reading one delivered file told: its name in the catalogue, fixity, metadata, and all that is wrong.
+
+    A product with `problems` is never registered. `lfn` is None when the name itself is the problem.
+    """
+
+    lfn: Lfn | None
+    fixity: Fixity | None
+    meta: Mapping[str, MetaValue] = field(default_factory=dict[str, MetaValue])
+    problems: tuple[str, ...] = ()
+
+
+class ProductReader(Protocol):
+    """Reads files of one kind as they arrive."""
+
+    def recognises(self, path: str) -> bool:
+        """Whether a file of this path below the interface directory is of this reader's kind."""
+        ...
+
+    def read(self, file: BinaryIO, path: str) -> Product:
+        """Verify `file` and read its metadata in one pass over its bytes. `path` begins with '/' and is relative to
+        the interface directory; hostile content ends in `problems`, never in an exception."""
+        ...
+
+
+class ProductionReader(Protocol):
+    """Turns a production document into a plan."""
+
+    def read(self, text: str, *, sandbox: Callable[[str], bytes]) -> ProductionPlan:
+        """The plan of the document; raises Invalid naming line, key and the nearest known key. `sandbox` fetches a
+        file that lies beside the document by its plain name; raises NotFound."""
+        ...
+
+
+class JobType(Protocol):
+    """How tasks of one type are run: a CWL tool, and what goes into it."""
+
+    def recipe(self, order: JobOrder) -> JobRecipe:
+        """The CWL tool, its inputs and the expected outputs for one job. Pure."""
+        ...
+
+    def activities(self, log: str) -> Sequence[RanActivity]:
+        """The runs that one provenance log of its tool tells of; raises Invalid when it cannot be read."""
+        ...
+
+
+class Observatory(Protocol):
+    """The rules of one observatory, as one plug-in package."""
+
+    @property
+    def name(self) -> str:
+        """Short name, the entry point's name."""
+        ...
+
+    def metadata_keys(self) -> Sequence[MetaKey]:
+        """The keys its files carry."""
+        ...
+
+    def product_readers(self) -> Sequence[ProductReader]:
+        """Readers in the order they are asked."""
+        ...
+
+    def production_reader(self) -> ProductionReader:
+        """Reader of its production documents."""
+        ...
+
+    def job_types(self) -> Mapping[str, JobType]:
+        """Job types by name, as productions name them."""
+        ...
+
+
+# --- demonstration -----------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class DemoInput:
+    """What was handed in to an interface directory: how many good and bad files, and the production to run on them."""
+
+    good: int
+    bad: int
+    production: str
+    sandbox: Mapping[str, str]
+    told: tuple[str, ...]
+
+
+class Demonstration(Protocol):
+    """What one observatory shows of itself in `lightkeeper demo`."""
+
+    def topology(self, home: Path) -> tuple[str, Sequence[Path]]:
+        """The topology document for a demo in `home`, and the storage roots to be made."""
+        ...
+
+    def hand_in(self, home: Path, night: Path | None, events: Path | None, scale: int) -> DemoInput:
+        """Put a night, and events to process, into the interface directory with their triggers. Without `night` one
+        is simulated, some files of it damaged; without `events` the night's own are processed. `scale`: how many
+        runs or observations. Doing it twice hands nothing in twice."""
+        ...

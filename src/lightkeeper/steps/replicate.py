@@ -1,0 +1,52 @@
+"""Step 2: policies say what copies are wanted; the difference to what is observed becomes transfers and intents.
+
+Before: a file was registered, or one of its copies changed.    After: transfer.py moves the bytes and deletes.
+Worker: whenever something is unsettled. Safe to run twice: a transfer or intent that exists is not doubled.
+"""
+
+from datetime import datetime, timedelta
+
+from lightkeeper.context import Context
+from lightkeeper.domain.policy import CopyPlan, plan_copies
+from lightkeeper.store import db, topology, transfers
+
+BATCH = 2000
+BLOCKED_WAIT = timedelta(minutes=1)
+
+
+def settle(ctx: Context) -> int:
+    """Compare a batch of unsettled files with what they are owed; return how many were looked at."""
+    with ctx.db.transaction() as conn:
+        storages = {s.storage_id: s for s in topology.storages(conn)}
+        policies = {p.policy_id: p for p in topology.policies(conn)}
+        now = db.now(conn)
+        files = transfers.take_unsettled(conn, BATCH)
+        plans = [
+            (file, policies[policy_id], plan_copies(policies[policy_id], file, storages, now))
+            for file, policy_id in files
+            if policy_id is not None
+        ]
+        transfers.add_transfers(
+            conn,
+            [
+                (file.file_id, target, policy.policy_id, policy.priority)
+                for file, policy, plan in plans
+                for target in plan.copy_to
+            ],
+        )
+        for file, policy, plan in plans:
+            for storage_id in plan.free:
+                if not transfers.in_use(conn, file.file_id, storage_id):
+                    why = f"policy {policy.name}: {policy.copies} verified copies at distinct data centres"
+                    transfers.add_intent(conn, file, storage_id, policy.policy_id, "replicate", why)
+        transfers.look_again(conn, [(file.file_id, due) for file, _, plan in plans if (due := _due(plan, now))])
+    blocked = {plan.blocked for _, _, plan in plans if plan.blocked}
+    for reason in blocked:
+        ctx.log.warning("copies blocked", why=reason, files=sum(plan.blocked == reason for _, _, plan in plans))
+    return len(files)
+
+
+def _due(plan: CopyPlan, now: datetime) -> datetime | None:
+    if plan.blocked:
+        return now + BLOCKED_WAIT
+    return plan.look_again

@@ -1,0 +1,130 @@
+"""Step 9: what happened, for people.
+
+Before: everything.    After: somebody understands. Called by the API; it only reads.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lightkeeper.context import Context
+from lightkeeper.domain.catalog import KeyLevel
+from lightkeeper.domain.errors import Invalid, NotFound
+from lightkeeper.domain.healing import remedy
+from lightkeeper.domain.names import parse_lfn
+from lightkeeper.domain.query import Query
+from lightkeeper.domain.report import ReportRow, transformation_report
+from lightkeeper.domain.states import Transformation
+from lightkeeper.store import catalog, invariants, provenance, reports, topology, work
+from lightkeeper.store.catalog import FileRow, ReplicaRow
+from lightkeeper.store.provenance import Step
+from lightkeeper.store.reports import Healed, Totals, TransformationSummary, Waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """A file's story: what it is, where its copies lie, what is still to come, and how it came to be."""
+
+    file: FileRow
+    replicas: list[ReplicaRow]
+    policy: str | None
+    under_way: list[Waiting]
+    made_from: list[Step]
+
+
+def why_file(ctx: Context, lfn: str) -> Story:
+    """The story of a file back to the raw files it was made from; raises NotFound."""
+    with ctx.db.transaction() as conn:
+        files = catalog.files_by_lfn(conn, [parse_lfn(lfn)])
+        if not files:
+            raise NotFound(
+                f"{lfn} is not in the catalogue", hint="lightkeeper file list, or look in lightkeeper quarantine"
+            )
+        file = files[0]
+        return Story(
+            file=file,
+            replicas=catalog.replicas_of(conn, [file.file_id]),
+            policy=reports.policy_of(conn, file.file_id),
+            under_way=reports.transfers_of(conn, [file.file_id]),
+            made_from=provenance.ancestry(conn, file.file_id),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TransformationReport:
+    """The report of one transformation, and what it waits for."""
+
+    summary: TransformationSummary
+    rows: list[ReportRow]
+    waits_for: str
+
+
+def transformation(ctx: Context, transformation_id: int) -> TransformationReport:
+    """The report of one transformation; raises NotFound."""
+    with ctx.db.transaction() as conn:
+        summaries = reports.transformations(conn, only=transformation_id)
+        if not summaries:
+            raise NotFound(f"there is no transformation {transformation_id}", hint="lightkeeper transformation list")
+        rows = transformation_report(reports.job_groups(conn, transformation_id))
+        facts = {f.transformation_id: f for f in work.facts(conn)}
+    waits_for = remedy(facts[transformation_id])[1] if transformation_id in facts else ""
+    if summaries[0].status is Transformation.COMPLETED:
+        waits_for = "nothing: it is complete"
+    return TransformationReport(summaries[0], rows, waits_for)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Everything that has been done, in one object."""
+
+    totals: Totals
+    transformations: list[TransformationSummary]
+    outputs: list[str]
+    lineage_depth: int
+    fsck_violations: int
+    healed: list[Healed]
+
+
+def summary(ctx: Context) -> Summary:
+    """What this instance has done so far."""
+    with ctx.db.transaction() as conn:
+        return Summary(
+            totals=reports.totals(conn),
+            transformations=reports.transformations(conn),
+            outputs=reports.outputs(conn),
+            lineage_depth=provenance.lineage_depth(conn),
+            fsck_violations=len(invariants.violations(conn)),
+            healed=reports.healed(conn),
+        )
+
+
+PAGE = 1000
+
+
+def files(ctx: Context, query_text: str, limit: int | None = None) -> Iterator[FileRow]:
+    """Files that fulfil a query given as JSON in the DIRAC style, by id, streamed a page at a time. The query is
+    checked before this returns; raises Invalid."""
+    try:
+        query_map: object = json.loads(query_text)
+    except ValueError as error:
+        raise Invalid(f"the query is not JSON: {error}", hint='write it like {"data_level": 0}') from error
+    if not isinstance(query_map, dict):
+        raise Invalid("the query must be a map of metadata keys", hint='write it like {"data_level": 0}')
+    wanted: dict[str, Any] = {str(k): v for k, v in query_map.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    with ctx.db.transaction() as conn:
+        vocabulary = topology.vocabulary(conn)
+    query = Query.from_map(wanted, vocabulary)
+    return _pages(ctx, query.jsonpath(vocabulary, KeyLevel.SET), query.jsonpath(vocabulary, KeyLevel.FILE), limit)
+
+
+def _pages(ctx: Context, set_query: str | None, file_query: str | None, limit: int | None) -> Iterator[FileRow]:
+    after, left = 0, limit
+    while left is None or left > 0:
+        with ctx.db.transaction() as conn:
+            page = catalog.files_matching(conn, set_query, file_query, after, min(PAGE, left or PAGE))
+        yield from page
+        if len(page) < min(PAGE, left or PAGE):
+            return
+        after = page[-1].file_id
+        left = left - len(page) if left is not None else None

@@ -1,0 +1,363 @@
+"""Step 6: pilots claim jobs, run them and hand outputs back; one transaction ends a job.
+
+Before: transform.py queued jobs.    After: the outputs go the way of every file: replicate.py, transform.py, audit.py.
+Called by the API for pilots; worker: keep_pilots every 2 s, accept_reported every 5 s. Safe to run twice: a job belongs to one
+pilot, a task accepts one attempt, and what a pilot reported is finished without it.
+
+Outputs lie in the job's own temporary area until they were read back here. They are renamed to their names under the
+lock of their task, in the transaction that registers them: no other attempt can be accepted meanwhile.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from itertools import islice
+from typing import Any
+
+from lightkeeper import __version__
+from lightkeeper.context import Context
+from lightkeeper.domain.catalog import Media, NewFile, SiteKind, StorageElement
+from lightkeeper.domain.errors import Conflict, Corrupt, LightkeeperError, NotFound, Refused, Unavailable
+from lightkeeper.domain.fixity import chunks_of, fixity_of
+from lightkeeper.domain.names import Fixity, Lfn
+from lightkeeper.domain.provenance import RanActivity
+from lightkeeper.domain.states import Job, Pilot, Replica
+from lightkeeper.domain.work import ExpectedOutput, JobInput, JobOrder, JobRecipe
+from lightkeeper.ports import PilotOrder, Storage
+from lightkeeper.store import catalog, db, provenance, topology, transfers, transitions, work
+from lightkeeper.store.work import CompletingJob, PilotRow
+
+JOBS = "/.lightkeeper/jobs"
+LOG_LIMIT = 64 * 1024
+
+
+# --- for pilots ------------------------------------------------------------------------------------------------
+def greet(ctx: Context, secret: str) -> PilotRow:
+    """The pilot that shows this secret; raises Refused when there is none, or it is no longer live."""
+    with ctx.db.transaction() as conn:
+        pilot = work.pilot_by_secret(conn, _digest(secret))
+        if pilot is None:
+            raise Refused("no live pilot has this secret", hint="a pilot that was given up for lost must end")
+        if pilot.state is Pilot.SUBMITTED:
+            transitions.move(conn, [pilot.pilot_id], Pilot.SUBMITTED, Pilot.RUNNING)
+    return pilot
+
+
+def claim(ctx: Context, pilot: PilotRow) -> dict[str, Any] | None:
+    """The next job for a pilot with everything it needs to run it, or None when nothing waits."""
+    with ctx.db.transaction() as conn:
+        work.alive(conn, pilot.pilot_id, {})
+        job = work.claim_job(conn, pilot.pilot_id, pilot.site_id)
+        if job is None:
+            return None
+        files = catalog.files_by_id(conn, work.inputs_of_task(conn, job.task_id))
+        copies = catalog.replicas_of(conn, [file.file_id for file in files])
+        storages = {s.name: s for s in topology.storages(conn)}
+    try:
+        recipe = _recipe(ctx, job.job_type, job.transformation_id, job.task_id, job.job_id, job.body, files)
+        upload = _upload_to(pilot.site, storages.values())
+    except LightkeeperError as error:
+        fail(ctx, job.job_id, "Preparing the job", error.message, None)
+        return {"job_id": None}
+    usable = {c.storage for c in copies if storages[c.storage].site_kind is SiteKind.DATA_CENTRE}
+    sources: dict[int, list[StorageElement]] = {}
+    for copy in sorted(copies, key=lambda c: c.site != pilot.site):
+        if copy.state == "Available" and copy.storage in usable and storages[copy.storage].enabled:
+            sources.setdefault(copy.file_id, []).append(storages[copy.storage])
+    ctx.log.info("job claimed", job=job.job_id, attempt=job.attempt, pilot=pilot.name, site=pilot.site)
+    return {
+        "job_id": job.job_id,
+        "attempt": job.attempt,
+        "task_id": job.task_id,
+        "transformation": job.transformation,
+        "cwl": recipe.cwl,
+        "inputs": dict(recipe.inputs),
+        "sandbox": dict(recipe.sandbox),
+        "environment": dict(recipe.environment),
+        "outputs": [output.name for output in recipe.outputs],
+        "provenance_logs": list(recipe.provenance_logs),
+        "input_files": [
+            {
+                "lfn": file.lfn,
+                "size": file.size,
+                "sha256": file.sha256,
+                "sources": [_place(s) for s in sources.get(file.file_id, [])],
+            }
+            for file in files
+        ],
+        "upload": _place(upload) | {"directory": f"{JOBS}/{job.job_id}"},
+    }
+
+
+def alive(ctx: Context, pilot: PilotRow, statuses: Mapping[int, str]) -> list[int]:
+    """Note that a pilot and its jobs are alive; return the jobs it must stop because they are its no more."""
+    with ctx.db.transaction() as conn:
+        return work.alive(conn, pilot.pilot_id, statuses)
+
+
+def finish(ctx: Context, pilot: PilotRow, job_id: int, report: Mapping[str, Any]) -> None:
+    """A pilot has uploaded a job's outputs: accept them. Once this has been noted the pilot is not needed any more.
+
+    `report`: storage, outputs [{name, size, sha256, adler32}], provenance [text], log, bad_replicas as below.
+    """
+    with ctx.db.transaction() as conn:
+        work.put_log(conn, job_id, _tail(str(report.get("log", ""))))
+        kept = {key: report[key] for key in ("storage", "outputs", "provenance")}
+        if not work.reported(conn, job_id, pilot.pilot_id, kept):
+            raise Refused(f"job {job_id} is not this pilot's any more")
+        _suspect(conn, report["bad_replicas"])
+    accept(ctx, job_id)
+
+
+def report_failure(ctx: Context, pilot: PilotRow, job_id: int, report: Mapping[str, Any]) -> None:
+    """A pilot says that a job failed. `report`: minor_status, application_status, exit_code, log, and bad_replicas
+    [{lfn, storage, why}]: copies that did not read as the catalogue says, which count no more until they are audited."""
+    with ctx.db.transaction() as conn:
+        if job_id not in work.jobs_on_pilots(conn, [pilot.pilot_id]):
+            raise Refused(f"job {job_id} is not this pilot's any more")
+        work.put_log(conn, job_id, _tail(str(report.get("log", ""))))
+        _suspect(conn, report["bad_replicas"])
+    fail(ctx, job_id, report["minor_status"], report["application_status"], report.get("exit_code"))
+
+
+def goodbye(ctx: Context, pilot: PilotRow) -> None:
+    """A pilot ends in order."""
+    with ctx.db.transaction() as conn:
+        transitions.move(conn, [pilot.pilot_id], Pilot.RUNNING, Pilot.ENDED)
+
+
+def _suspect(conn: db.Connection, bad_replicas: Sequence[Mapping[str, str]]) -> None:
+    if not bad_replicas:
+        return
+    ids = {file.lfn: file.file_id for file in catalog.files_by_lfn(conn, [bad["lfn"] for bad in bad_replicas])}
+    storages = {s.name: s.storage_id for s in topology.storages(conn)}
+    for bad in bad_replicas:
+        if bad["lfn"] in ids and bad["storage"] in storages:
+            replica = (ids[Lfn(bad["lfn"])], storages[bad["storage"]])
+            if transitions.move_replicas(conn, [replica], Replica.AVAILABLE, Replica.SUSPECT, bad["why"]):
+                transitions.remedied(conn, "file", [replica[0]], f"its copy at {bad['storage']} counts no more", bad["why"])
+    transfers.unsettle(conn, list(ids.values()))
+
+
+# --- accepting ---------------------------------------------------------------------------------------------------
+def accept_reported(ctx: Context) -> int:
+    """Finish the jobs that were reported while nobody was there to accept them; return how many."""
+    with ctx.db.transaction() as conn:
+        jobs = work.completing_jobs(conn, older_than=timedelta(seconds=10))
+    for job_id in jobs:
+        accept(ctx, job_id)
+    return len(jobs)
+
+
+def accept(ctx: Context, job_id: int) -> None:
+    """Verify, promote and register a reported job's outputs, or fail the job with the reason."""
+    with ctx.db.transaction() as conn:
+        job = work.completing_job(conn, job_id)
+        if job is None:
+            return
+        files = catalog.files_by_id(conn, work.inputs_of_task(conn, job.task_id))
+        storages = {s.name: s for s in topology.storages(conn)}
+    try:
+        recipe = _recipe(ctx, job.job_type, job.transformation_id, job.task_id, job.job_id, job.body, files)
+        element = _storage_named(str(job.report["storage"]), storages)
+        outputs = _verified(ctx.storage(element), job, recipe.outputs)
+        activities = [a for log in job.report["provenance"] for a in ctx.job_type(job.job_type).activities(log)]
+        _register(ctx, job, recipe, outputs, activities, element, {file.lfn: file.file_id for file in files})
+    except Unavailable as error:
+        ctx.log.warning("job not accepted yet", job=job_id, why=error.message)
+    except LightkeeperError as error:
+        _fail_from(ctx, job_id, Job.COMPLETING, "Accepting output data", error.message, None)
+
+
+def _verified(storage: Storage, job: CompletingJob, expected: Sequence[ExpectedOutput]) -> dict[str, Fixity]:
+    """Read every output back and compare it with what the pilot reported."""
+    reported = {o["name"]: Fixity(o["size"], o["sha256"], o["adler32"]) for o in job.report["outputs"]}
+    for output in expected:
+        if output.name not in reported:
+            raise NotFound(f"the job did not make {output.name}")
+        path = _temporary(job.job_id, output)
+        try:
+            found = _read(storage, path)
+        except NotFound:
+            found = _read(storage, output.lfn)  # promoted before a crash of whoever was accepting
+        if found != reported[output.name]:
+            raise Corrupt(f"{output.name} is not what the pilot uploaded: {found.size} bytes, sha256 {found.sha256[:12]}…")
+    return reported
+
+
+def _register(
+    ctx: Context,
+    job: CompletingJob,
+    recipe: JobRecipe,
+    fixities: Mapping[str, Fixity],
+    activities: Sequence[RanActivity],
+    element: StorageElement,
+    input_ids: Mapping[Lfn, int],
+) -> None:
+    storage = ctx.storage(element)
+    with ctx.db.transaction() as conn:
+        vocabulary = topology.vocabulary(conn)
+    drafts = [
+        NewFile(output.lfn, fixities[output.name], dict(output.meta), element.storage_id, 0) for output in recipe.outputs
+    ]
+    with ctx.db.transaction() as conn:
+        catalog.name_sets(conn, drafts, vocabulary)
+    with ctx.db.transaction() as conn:
+        current = work.completing_job(conn, job.job_id)
+        if current is None:
+            return
+        taken = catalog.names_taken(conn, [output.lfn for output in recipe.outputs])
+        if taken:
+            raise Conflict(f"{min(taken)} is registered already: another task made a file of this name")
+        made_by = _record_activities(ctx, conn, job, recipe, activities, input_ids)
+        for output in recipe.outputs:
+            temporary = _temporary(job.job_id, output)
+            if storage.stat(temporary) is not None:
+                storage.rename(temporary, output.lfn)
+        files = [
+            NewFile(output.lfn, fixities[output.name], dict(output.meta), element.storage_id, made_by[output.name])
+            for output in recipe.outputs
+        ]
+        catalog.register(conn, files, vocabulary, produced_by=job.transformation_id)
+        work.accepted(conn, job)
+    ctx.log.info("job done", job=job.job_id, task=job.task_id, attempt=job.attempt, outputs=len(files))
+
+
+def _record_activities(
+    ctx: Context,
+    conn: db.Connection,
+    job: CompletingJob,
+    recipe: JobRecipe,
+    activities: Sequence[RanActivity],
+    input_ids: Mapping[Lfn, int],
+) -> dict[str, int]:
+    """One activity for each run that made an output, as its own log tells; returns activity ids by output name."""
+    made_by: dict[str, int] = {}
+    agent = f"job {job.job_id}, attempt {job.attempt} of task {job.task_id}, at {job.site}"
+    for activity in activities:
+        outputs = [o for o in recipe.outputs if o.name in activity.generated]
+        if not outputs:
+            continue
+        activity_id = provenance.add_activity(
+            conn,
+            name=activity.name,
+            agent=agent,
+            software=dict(islice(activity.software.items(), 2)) | {"lightkeeper": __version__},
+            started=activity.started,
+            ended=activity.ended,
+            uuid=activity.uuid,
+            job_id=job.job_id,
+            environment=activity.software,
+            configuration=activity.configuration,
+            used=[input_ids[lfn] for output in outputs for lfn in output.sources],
+        )
+        made_by |= {output.name: activity_id for output in outputs}
+    for output in recipe.outputs:
+        if output.name not in made_by:
+            ctx.log.warning("no provenance log tells of an output", job=job.job_id, output=output.name)
+            made_by[output.name] = provenance.add_activity(
+                conn,
+                name=job.job_type,
+                agent=agent,
+                software={"lightkeeper": __version__},
+                job_id=job.job_id,
+                used=[input_ids[lfn] for lfn in output.sources],
+            )
+    return made_by
+
+
+# --- failing -----------------------------------------------------------------------------------------------------
+def fail(ctx: Context, job_id: int, minor: str, application: str, exit_code: int | None) -> None:
+    """End a Running job as Failed; its task is tried again while attempts are left."""
+    _fail_from(ctx, job_id, Job.RUNNING, minor, application, exit_code)
+
+
+def _fail_from(
+    ctx: Context, job_id: int, source: Job, minor: str, application: str, exit_code: int | None
+) -> None:
+    with ctx.db.transaction() as conn:
+        again, over = work.failed(conn, [job_id], source, minor, application, exit_code, ctx.settings.retry_after)
+        why = f"{minor}: {application}" if application else minor
+        transitions.remedied(conn, "task", again, "the task gets another attempt", why)
+    ctx.log.warning("job failed", job=job_id, why=application or minor, exit_code=exit_code, again=again, given_up=over)
+
+
+# --- pilots ------------------------------------------------------------------------------------------------------
+def keep_pilots(ctx: Context, api_url: str) -> int:
+    """Start pilots at the sites where jobs wait and pilots may run; return how many."""
+    with ctx.db.transaction() as conn:
+        loads = work.site_loads(conn)
+    started = 0
+    for load in loads:
+        for _ in range(min(load.pilots - load.live, load.waiting)):
+            _start_pilot(ctx, load, api_url)
+            started += 1
+    return started
+
+
+def _start_pilot(ctx: Context, load: work.SiteLoad, api_url: str) -> None:
+    """The pilot is in the database before it exists: one whose start was not recorded is found and given up."""
+    secret, name = secrets.token_urlsafe(32), f"{load.name}-{secrets.token_hex(4)}"
+    with ctx.db.transaction() as conn:
+        pilot_id = work.add_pilot(conn, load.site_id, name, load.executor, _digest(secret))
+    order = PilotOrder(name, load.name, api_url, secret, ctx.settings.home / "pilots" / name)
+    try:
+        handle = ctx.executors[load.executor].start(order)
+    except LightkeeperError as error:
+        with ctx.db.transaction() as conn:
+            transitions.move(conn, [pilot_id], Pilot.SUBMITTED, Pilot.LOST, error.message)
+        ctx.log.warning("pilot not started", site=load.name, why=error.message)
+        return
+    with ctx.db.transaction() as conn:
+        work.pilot_started(conn, pilot_id, handle)
+    ctx.log.info("pilot started", pilot=name, site=load.name, handle=handle)
+
+
+# --- helpers -----------------------------------------------------------------------------------------------------
+def _recipe(
+    ctx: Context,
+    job_type: str,
+    transformation_id: int,
+    task_id: int,
+    job_id: int,
+    body: Mapping[str, Any],
+    files: Sequence[catalog.FileRow],
+) -> JobRecipe:
+    inputs = tuple(JobInput(file.lfn, file.meta) for file in files)
+    return ctx.job_type(job_type).recipe(JobOrder(transformation_id, task_id, job_id, body, inputs))
+
+
+def _upload_to(site: str, storages: Iterable[StorageElement]) -> StorageElement:
+    """Where a pilot at `site` leaves its outputs: the site's own disk, else any data centre's."""
+    disks = [s for s in storages if s.enabled and s.media is Media.DISK and s.site_kind is SiteKind.DATA_CENTRE]
+    if not disks:
+        raise Unavailable("no data centre has a disk storage that is enabled", hint="lightkeeper storage list")
+    return min(disks, key=lambda s: (s.site != site, s.storage_id))
+
+
+def _storage_named(name: str, storages: Mapping[str, StorageElement]) -> StorageElement:
+    if name not in storages or storages[name].site_kind is not SiteKind.DATA_CENTRE:
+        raise NotFound(f"the pilot uploaded to '{name}', which is no storage of a data centre")
+    return storages[name]
+
+
+def _place(element: StorageElement) -> dict[str, str]:
+    return {"storage": element.name, "driver": element.driver, "root": element.root}
+
+
+def _temporary(job_id: int, output: ExpectedOutput) -> str:
+    return f"{JOBS}/{job_id}/{output.name}"
+
+
+def _read(storage: Storage, path: str) -> Fixity:
+    with storage.open(path) as file:
+        return fixity_of(chunks_of(file))
+
+
+def _tail(text: str) -> str:
+    return text[-LOG_LIMIT:].replace("\0", "�")
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()

@@ -1,0 +1,304 @@
+"""Before the walk: sites, storages, links and policies as a document; applying it twice changes nothing.
+
+Called by the API for `lightkeeper apply`. What the document does not mention stays as it is.
+"""
+
+import re
+from datetime import timedelta
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from lightkeeper.context import Context
+from lightkeeper.domain.catalog import KeyLevel, Media, SiteKind, StorageElement
+from lightkeeper.domain.errors import Conflict, Invalid, LightkeeperError, nearest
+from lightkeeper.domain.names import parse_name
+from lightkeeper.domain.query import Query
+from lightkeeper.store import topology
+from lightkeeper.store.db import Connection
+
+MAX_DOCUMENT = 1_000_000
+
+
+# --- the document ----------------------------------------------------------------------------------------------
+class Part(BaseModel):
+    """A part of the document: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Computing(Part):
+    """Computing at a site: which executor starts pilots, and how many at most."""
+
+    executor: str = "local"
+    pilots: int = Field(1, ge=0, le=100_000)
+
+
+class SitePart(Part):
+    """A site. Coordinates in degrees, north and east positive."""
+
+    kind: SiteKind = SiteKind.DATA_CENTRE
+    country: str = ""
+    latitude: float | None = Field(None, ge=-90, le=90)
+    longitude: float | None = Field(None, ge=-180, le=180)
+    computing: Computing | None = None
+
+
+class StoragePart(Part):
+    """A storage element. `ingest`: the array control delivers here."""
+
+    site: str
+    root: str
+    driver: str = "posix"
+    media: Media = Media.DISK
+    ingest: bool = False
+    enabled: bool = True
+
+
+class LinkPart(Part):
+    """A way between two sites with its limits. Rate like '1 Gbit/s' or '100 MB/s'."""
+
+    source: str = Field(alias="from")
+    target: str = Field(alias="to")
+    max_transfers: int = Field(4, ge=1)
+    max_rate: str | None = None
+
+
+class PolicyPart(Part):
+    """What a class of files is owed: copies at distinct data centres, and whether the on-site replica then goes."""
+
+    files: dict[str, Any]
+    copies: int = Field(ge=1, le=20)
+    media: Media = Media.DISK
+    free_on_site: bool = False
+    min_age_hours: float = Field(0, ge=0)
+    priority: int = Field(5, ge=0, le=9)
+
+
+class Document(Part):
+    """The whole topology."""
+
+    version: Literal[1] = 1
+    sites: dict[str, SitePart] = {}
+    storages: dict[str, StoragePart] = {}
+    links: list[LinkPart] = []
+    policies: dict[str, PolicyPart] = {}
+
+
+def read(text: str) -> Document:
+    """The document, checked; raises Invalid naming the line, or the place and the nearest known key."""
+    if len(text) > MAX_DOCUMENT:
+        raise Invalid(f"the topology has {len(text)} characters; at most {MAX_DOCUMENT} are read")
+    if re.search(r"(^|[\s\[{,:-])[&*][A-Za-z0-9_]", text):
+        raise Invalid("the topology uses YAML anchors or aliases (&name, *name)", hint="write the values out")
+    try:
+        content: object = YAML(typ="safe", pure=True).load(text)  # pyright: ignore[reportUnknownMemberType]
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise Invalid(f"the topology is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise Invalid("the topology must be a map with the keys sites, storages, links, policies")
+    try:
+        return Document.model_validate(content)
+    except ValidationError as error:
+        raise _explain(error) from error
+
+
+def _explain(error: ValidationError) -> Invalid:
+    """The first thing that is wrong, in words."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        key = str(first["loc"][-1])
+        return Invalid(f"unknown key '{key}' at {place}", hint=nearest(key, _known_keys(first["loc"])))
+    if first["type"] == "missing":
+        return Invalid(f"{place} is missing")
+    return Invalid(f"{place}: {first['msg']}")
+
+
+def _known_keys(place: tuple[int | str, ...]) -> list[str]:
+    parts: dict[str, type[Part]] = {
+        "sites": SitePart,
+        "storages": StoragePart,
+        "links": LinkPart,
+        "policies": PolicyPart,
+    }
+    model: type[Part] = Document if len(place) == 1 else parts[str(place[0])]
+    if "computing" in place[2:-1]:
+        model = Computing
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+# --- applying --------------------------------------------------------------------------------------------------
+def apply(ctx: Context, text: str, *, dry_run: bool = False) -> list[str]:
+    """Make the instance as the document says; return every difference in words. Storages are probed before they are
+    taken up. With `dry_run` nothing is changed."""
+    document = read(text)
+    with ctx.db.transaction() as conn:
+        _check(ctx, conn, document)
+        changes = _differences(conn, document)
+    if dry_run or not changes:
+        return changes
+    for name, part in document.storages.items():
+        if part.enabled and any(f"storage {name}:" in change for change in changes):
+            _probe(ctx, name, part)
+    with ctx.db.transaction() as conn:
+        _write(conn, document, changes)
+    ctx.log.info("topology applied", changes=len(changes))
+    return changes
+
+
+def _check(ctx: Context, conn: Connection, document: Document) -> None:
+    for name in document.sites:
+        parse_name(name, "site")
+    sites = {site.name for site in topology.sites(conn)} | document.sites.keys()
+    for name, storage in document.storages.items():
+        parse_name(name, "storage")
+        _is_known(storage.site, sites, f"storages.{name}.site")
+        _is_known(storage.driver, ctx.storage_drivers, f"storages.{name}.driver")
+    for link in document.links:
+        _is_known(link.source, sites, "links.from")
+        _is_known(link.target, sites, "links.to")
+        _rate(link.max_rate)
+    for name, site in document.sites.items():
+        if site.computing:
+            _is_known(site.computing.executor, ctx.executors, f"sites.{name}.computing.executor")
+    vocabulary = topology.vocabulary(conn)
+    for name, policy in document.policies.items():
+        parse_name(name, "policy")
+        query = Query.from_map(policy.files, vocabulary)
+        if query.jsonpath(vocabulary, KeyLevel.FILE):
+            raise Invalid(f"policies.{name}.files: a policy is chosen by keys that whole sets share, not by file-level keys")
+    used = {s.name: s for s in topology.storages(conn)}
+    for name, storage in document.storages.items():
+        if name in used and used[name].root != storage.root and topology.holds_replicas(conn, used[name].storage_id):
+            raise Conflict(
+                f"storage {name} holds replicas below {used[name].root}, so its root cannot become {storage.root}",
+                hint="add a new storage and let policies fill it",
+            )
+
+
+def _is_known(name: str, known: "set[str] | Any", place: str) -> None:
+    if name not in known:
+        raise Invalid(f"{place}: '{name}' does not exist", hint=nearest(name, known))
+
+
+def _differences(conn: Connection, document: Document) -> list[str]:
+    """What applying would change, one line each."""
+    have: dict[str, dict[str, Any]] = {}
+    for site in topology.sites(conn):
+        computing = Computing(executor=site.executor, pilots=site.pilots) if site.executor else None
+        have[f"site {site.name}"] = SitePart(
+            kind=site.kind, country=site.country, latitude=site.latitude, longitude=site.longitude, computing=computing
+        ).model_dump()
+    for storage in topology.storages(conn):
+        have[f"storage {storage.name}"] = _storage_part(storage).model_dump()
+    for link in topology.links(conn):
+        have[f"link {link.source} to {link.target}"] = {"max_transfers": link.max_transfers, "max_rate": link.max_rate}
+    for policy in topology.policies(conn):
+        have[f"policy {policy.name}"] = {
+            "files": dict(policy.query),
+            "copies": policy.copies,
+            "media": policy.media,
+            "free_on_site": policy.free_on_site,
+            "min_age_hours": policy.min_age.total_seconds() / 3600,
+            "priority": policy.priority,
+        }
+    want: dict[str, dict[str, Any]] = {f"site {n}": p.model_dump() for n, p in document.sites.items()}
+    want |= {f"storage {n}": p.model_dump() for n, p in document.storages.items()}
+    want |= {
+        f"link {p.source} to {p.target}": {"max_transfers": p.max_transfers, "max_rate": _rate(p.max_rate)}
+        for p in document.links
+    }
+    want |= {f"policy {n}": p.model_dump() for n, p in document.policies.items()}
+    changes: list[str] = []
+    for name, wanted in want.items():
+        if name not in have:
+            changes.append(f"{name}: new")
+        elif have[name] != wanted:
+            parts = [
+                f"{key} {have[name].get(key)} → {value}" for key, value in wanted.items() if have[name].get(key) != value
+            ]
+            changes.append(f"{name}: {', '.join(parts)}")
+    return changes
+
+
+def _storage_part(storage: StorageElement) -> StoragePart:
+    return StoragePart(
+        site=storage.site,
+        root=storage.root,
+        driver=storage.driver,
+        media=storage.media,
+        ingest=storage.ingest,
+        enabled=storage.enabled,
+    )
+
+
+def _probe(ctx: Context, name: str, part: StoragePart) -> None:
+    try:
+        ctx.storage_drivers[part.driver](name, part.root).probe()
+    except LightkeeperError as error:
+        raise type(error)(f"storage {name} cannot be used: {error.message}", hint=error.hint) from error
+
+
+def _write(conn: Connection, document: Document, changes: list[str]) -> None:
+    for name, site in document.sites.items():
+        computing = site.computing
+        topology.put_site(
+            conn,
+            name,
+            site.kind,
+            site.country,
+            site.latitude,
+            site.longitude,
+            computing.executor if computing else None,
+            computing.pilots if computing else 0,
+        )
+    for name, storage in document.storages.items():
+        topology.put_storage(
+            conn,
+            name,
+            storage.site,
+            storage.media,
+            storage.driver,
+            storage.root,
+            storage.ingest,
+            storage.enabled,
+        )
+    for link in document.links:
+        topology.put_link(conn, link.source, link.target, link.max_transfers, _rate(link.max_rate))
+    vocabulary = topology.vocabulary(conn)
+    for name, policy in document.policies.items():
+        set_query = Query.from_map(policy.files, vocabulary).jsonpath(vocabulary, KeyLevel.SET) or "true"
+        topology.put_policy(
+            conn,
+            name,
+            policy.files,
+            set_query,
+            policy.copies,
+            policy.media,
+            policy.free_on_site,
+            timedelta(hours=policy.min_age_hours),
+            policy.priority,
+        )
+    if any(change.startswith(("policy", "storage")) for change in changes):
+        topology.assign_policies(conn)
+
+
+_UNITS = {"bit": 1 / 8, "kbit": 125, "mbit": 125_000, "gbit": 125_000_000, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9}
+
+
+def _rate(text: str | None) -> int | None:
+    """Bytes per second of '1 Gbit/s', '100 MB/s'."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]+)/s\s*", text)
+    try:
+        return int(float(match[1]) * _UNITS[match[2].lower()]) if match else _no_rate(text)
+    except (KeyError, ValueError):
+        return _no_rate(text)
+
+
+def _no_rate(text: str) -> int:
+    raise Invalid(f"'{text}' is not a rate", hint="write it like '1 Gbit/s' or '100 MB/s'")

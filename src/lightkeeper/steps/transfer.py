@@ -1,0 +1,149 @@
+"""Step 3: bytes move and are read back at their destination; approved deletions are carried out.
+
+Before: replicate.py queued transfers and approved intents.    After: transform.py may use the copies, audit.py re-reads them.
+Worker: carry_out in several threads, delete in one. Safe to run twice: transfers are claimed with a lease and an epoch,
+and a copy that was made but not recorded is made again over itself.
+"""
+
+import time
+from collections.abc import Callable
+
+from lightkeeper.context import Context
+from lightkeeper.domain.catalog import StorageElement
+from lightkeeper.domain.errors import Corrupt, LightkeeperError, NotFound
+from lightkeeper.domain.fixity import chunks_of, fixity_of
+from lightkeeper.domain.policy import may_free
+from lightkeeper.domain.states import Replica
+from lightkeeper.domain.work import retry_delay
+from lightkeeper.ports import Storage
+from lightkeeper.store import db, topology, transfers, transitions
+from lightkeeper.store.transfers import ClaimedTransfer, OpenIntent
+
+ARRIVALS = "/.lightkeeper/arrivals"
+"""Where a copy lies until it was read back: nothing under an LFN is ever unverified."""
+BATCH = 4
+
+
+def carry_out(ctx: Context) -> int:
+    """Claim a few waiting transfers and make them; return how many were tried."""
+    with ctx.db.transaction() as conn:
+        claimed = transfers.claim_transfers(conn, BATCH, ctx.settings.lease)
+        storages = {s.storage_id: s for s in topology.storages(conn)}
+    for transfer in claimed:
+        try:
+            _copy(ctx, transfer, storages)
+        except LightkeeperError as error:
+            _did_not_arrive(ctx, transfer, storages, error)
+    return len(claimed)
+
+
+def _copy(ctx: Context, transfer: ClaimedTransfer, storages: dict[int, StorageElement]) -> None:
+    source, target = ctx.storage(storages[transfer.source_id]), ctx.storage(storages[transfer.target_id])
+    arrival = f"{ARRIVALS}/{transfer.transfer_id}.{transfer.epoch}"
+    try:
+        read_back = ctx.mover.copy(source, transfer.path, target, arrival, _keep_lease(ctx, transfer))
+        if (read_back.size, read_back.sha256) != (transfer.size, transfer.sha256):
+            raise Corrupt(
+                f"{transfer.path} arrived at {storages[transfer.target_id].name} with sha256 {read_back.sha256[:12]}… "
+                f"and {read_back.size} bytes instead of {transfer.sha256[:12]}… and {transfer.size}"
+            )
+        target.rename(arrival, transfer.path)
+    except LightkeeperError:
+        target.delete(arrival)
+        raise
+    with ctx.db.transaction() as conn:
+        if transfers.lock_transfer(conn, transfer):
+            transfers.arrived(conn, transfer, read_back.sha256)
+    ctx.log.info("copied", file=transfer.path, to=storages[transfer.target_id].name, bytes=transfer.size)
+
+
+def _keep_lease(ctx: Context, transfer: ClaimedTransfer) -> Callable[[int], None]:
+    """Told of progress: extends the lease now and then and keeps to the link's rate."""
+    started = time.monotonic()
+    extended = started
+
+    def progress(done: int) -> None:
+        nonlocal extended
+        now = time.monotonic()
+        if transfer.max_rate:
+            time.sleep(max(0.0, done / transfer.max_rate - (now - started)))
+        if now - extended > ctx.settings.lease.total_seconds() / 3:
+            extended = now
+            with ctx.db.transaction() as conn:
+                transfers.extend_lease(conn, transfer, ctx.settings.lease)
+
+    return progress
+
+
+def _did_not_arrive(
+    ctx: Context, transfer: ClaimedTransfer, storages: dict[int, StorageElement], error: LightkeeperError
+) -> None:
+    """Try again later, from a copy that is in order."""
+    source_fault = ""
+    if isinstance(error, Corrupt | NotFound):
+        source_fault = _what_is_wrong_with(ctx.storage(storages[transfer.source_id]), transfer)
+    wait = None
+    if transfer.attempts < ctx.settings.transfer_attempts:
+        wait = retry_delay(transfer.attempts, ctx.settings.retry_after)
+    with ctx.db.transaction() as conn:
+        if not transfers.lock_transfer(conn, transfer):
+            return
+        if source_fault:
+            replica = (transfer.file_id, transfer.source_id)
+            transitions.move_replicas(conn, [replica], Replica.AVAILABLE, Replica.SUSPECT, source_fault)
+        transfers.did_not_arrive(conn, transfer, error.message, wait)
+        if wait is not None:
+            what = "the copy was thrown away and will be made again" if isinstance(error, Corrupt) else "tried again"
+            transitions.remedied(conn, "transfer", [transfer.transfer_id], what, error.message)
+    ctx.log.warning("not copied", file=transfer.path, attempt=transfer.attempts, why=error.message, source=source_fault)
+
+
+def _what_is_wrong_with(source: Storage, transfer: ClaimedTransfer) -> str:
+    """Empty when the source still has the right bytes: then they were damaged on the way."""
+    try:
+        with source.open(transfer.path) as file:
+            fixity = fixity_of(chunks_of(file))
+    except LightkeeperError as error:
+        return error.message
+    if (fixity.size, fixity.sha256) != (transfer.size, transfer.sha256):
+        return f"reads as sha256 {fixity.sha256[:12]}… instead of {transfer.sha256[:12]}…"
+    return ""
+
+
+# --- deletions -----------------------------------------------------------------------------------------------------
+def delete(ctx: Context) -> int:
+    """Carry out approved deletions, one file at a time; return how many were dealt with.
+
+    First the replica stops counting as a copy, in a transaction of its own. Then, under the file's row lock, the
+    evidence is checked again, and only then the file is unlinked: no other deletion can have been decided meanwhile.
+    """
+    with ctx.db.transaction() as conn:
+        intents = transfers.open_intents(conn, 200)
+        storages = {s.storage_id: s for s in topology.storages(conn)}
+    for intent in intents:
+        with ctx.db.transaction() as conn:
+            replica = (intent.file_id, intent.storage_id)
+            transitions.move_replicas(
+                conn, [replica], Replica.AVAILABLE, Replica.DELETING, f"intent {intent.intent_id}"
+            )
+        _delete_one(ctx, intent, storages)
+    return len(intents)
+
+
+def _delete_one(ctx: Context, intent: OpenIntent, storages: dict[int, StorageElement]) -> None:
+    storage = ctx.storage(storages[intent.storage_id])
+    with ctx.db.transaction() as conn:
+        copies = transfers.lock_file_for_deletion(conn, intent)
+        if copies is None:
+            return
+        already_gone = storage.stat(intent.path) is None  # unlinked before a crash, under evidence that held then
+        objection = may_free(copies, intent.storage_id, intent.copies, storages, db.now(conn))
+        if transfers.in_use(conn, intent.file_id, intent.storage_id):
+            objection = "a transfer reads it"
+        if objection and not already_gone:
+            transfers.void(conn, intent, objection)
+            ctx.log.warning("not deleted", file=intent.path, intent=intent.intent_id, why=objection)
+            return
+        storage.delete(intent.path)
+        transfers.deleted(conn, intent)
+    ctx.log.info("freed", file=intent.path, at=storages[intent.storage_id].name, intent=intent.intent_id)

@@ -1,0 +1,223 @@
+"""The promises as queries: each names what must never be, and returns a line for every violation.
+
+Numbers as in the reliability page of the documentation. `lightkeeper fsck` runs them all, and so does every test that breaks
+something. They only read.
+"""
+
+from dataclasses import dataclass
+from typing import LiteralString
+
+from psycopg import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """One promise. `query` returns one text per violation."""
+
+    id: str
+    sentence: str
+    query: LiteralString
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One broken promise."""
+
+    id: str
+    sentence: str
+    detail: str
+
+
+INVARIANTS = (
+    Invariant(
+        "I1",
+        "every registered file has a verified copy",
+        """
+        SELECT d.path || '/' || f.name
+          FROM file f JOIN directory d USING (dir_id)
+         WHERE NOT EXISTS (SELECT FROM replica r
+                            WHERE r.file_id = f.file_id AND r.state = 'Available' AND r.verified_at >= r.written_at)
+        """,
+    ),
+    Invariant(
+        "I2",
+        "an on-site replica is deleted only when two data centres hold verified copies",
+        """
+        SELECT 'intent ' || i.intent_id
+          FROM intent i
+         WHERE i.state <> 'Void'
+           AND (SELECT count(DISTINCT c ->> 'site') FROM jsonb_array_elements(i.evidence -> 'copies') c)
+               < greatest(2, coalesce((SELECT copies FROM policy p WHERE p.policy_id = i.policy_id), 2))
+        """,
+    ),
+    Invariant(
+        "I3",
+        "every deletion has exactly one intent with its evidence",
+        """
+        SELECT 'file ' || h.id || ' on storage ' || h.part
+          FROM history h
+         WHERE h.kind = 'replica' AND h.target = 'Deleted'
+           AND NOT EXISTS (SELECT FROM intent i
+                            WHERE i.file_id = h.id AND i.storage_id = h.part AND i.state = 'Done'
+                              AND i.evidence ->> 'sha256' IS NOT NULL)
+        UNION ALL
+        SELECT 'replica of file ' || r.file_id || ' on storage ' || r.storage_id || ' is Deleting without an intent'
+          FROM replica r
+         WHERE r.state = 'Deleting'
+           AND NOT EXISTS (SELECT FROM intent i
+                            WHERE i.file_id = r.file_id AND i.storage_id = r.storage_id AND i.state = 'Approved')
+        """,
+    ),
+    Invariant(
+        "I4",
+        "every accepted delivery is in progress, registered as a file, or quarantined with a reason",
+        """
+        SELECT 'delivery ' || t.trigger_id || ' ' || t.path
+          FROM trigger t
+         WHERE t.state = 'Registered' AND NOT EXISTS (SELECT FROM file f WHERE f.file_id = t.file_id)
+            OR t.state = 'Quarantined' AND coalesce(t.reason, '') = ''
+        """,
+    ),
+    Invariant(
+        "I6",
+        "one name has one content",
+        "SELECT dir_id || '/' || name FROM file GROUP BY dir_id, name HAVING count(*) > 1",
+    ),
+    Invariant(
+        "I7",
+        "every output has one producing attempt, the one that was accepted",
+        """
+        SELECT 'file ' || f.file_id || ' of job ' || a.job_id
+          FROM file f
+          JOIN activity a USING (activity_id)
+          JOIN job USING (job_id)
+          JOIN task USING (task_id)
+         WHERE job.state <> 'Done' OR task.state <> 'Done' OR job.attempt <> task.attempts
+        UNION ALL
+        SELECT 'task ' || task_id || ' was accepted twice'
+          FROM job WHERE state = 'Done' GROUP BY task_id HAVING count(*) > 1
+        UNION ALL
+        SELECT 'file ' || file_id || ' has no activity'
+          FROM file f WHERE NOT EXISTS (SELECT FROM activity a WHERE a.activity_id = f.activity_id)
+        UNION ALL
+        SELECT 'task ' || task_id || ' is Done without an accepted job'
+          FROM task WHERE state = 'Done'
+           AND NOT EXISTS (SELECT FROM job WHERE job.task_id = task.task_id AND job.state = 'Done')
+        """,
+    ),
+    Invariant(
+        "I8",
+        "nothing is held twice: one live job per task, queued if and only if it waits",
+        """
+        SELECT 'task ' || task_id || ' has ' || count(*) || ' live jobs'
+          FROM job WHERE state IN ('Waiting', 'Running', 'Completing') GROUP BY task_id HAVING count(*) > 1
+        UNION ALL
+        SELECT 'job ' || job_id || ' waits outside the queue'
+          FROM job WHERE state = 'Waiting' AND NOT EXISTS (SELECT FROM job_queue q WHERE q.job_id = job.job_id)
+        UNION ALL
+        SELECT 'job ' || job_id || ' is queued but ' || state
+          FROM job JOIN job_queue USING (job_id) WHERE state <> 'Waiting'
+        UNION ALL
+        SELECT 'transfer of file ' || file_id || ' to storage ' || target_id || ' runs twice'
+          FROM transfer WHERE state IN ('Waiting', 'Running') GROUP BY file_id, target_id HAVING count(*) > 1
+        """,
+    ),
+    Invariant(
+        "I9",
+        "each file is taken at most once per transformation, and a Running task has a live job",
+        """
+        SELECT 'file ' || file_id || ' waits for and is in a task of transformation ' || transformation_id
+          FROM pending_input JOIN task_input USING (file_id, transformation_id)
+        UNION ALL
+        SELECT 'task ' || task_id || ' is Running without a job'
+          FROM task
+         WHERE state = 'Running'
+           AND NOT EXISTS (SELECT FROM job WHERE job.task_id = task.task_id AND job.attempt = task.attempts
+                                             AND job.state IN ('Running', 'Completing'))
+        UNION ALL
+        SELECT 'transformation ' || transformation_id || ' is Completed with open work'
+          FROM transformation t
+         WHERE state = 'Completed'
+           AND (EXISTS (SELECT FROM pending_input p WHERE p.transformation_id = t.transformation_id)
+             OR EXISTS (SELECT FROM task WHERE task.transformation_id = t.transformation_id AND task.state <> 'Done'))
+        """,
+    ),
+    Invariant(
+        "I10",
+        "counters equal a recount",
+        """
+        SELECT 'metadata set ' || coalesce(f.set_id, c.set_id)
+          FROM (SELECT set_id, count(*) AS n, sum(size) AS b FROM file GROUP BY set_id) f
+          FULL JOIN set_count c ON c.set_id = f.set_id
+         WHERE (coalesce(f.n, 0), coalesce(f.b, 0)) IS DISTINCT FROM (coalesce(c.n_files, 0), coalesce(c.n_bytes, 0)::numeric)
+        UNION ALL
+        SELECT 'storage ' || coalesce(r.storage_id, c.storage_id)
+          FROM (SELECT storage_id, count(*) AS n, sum(size) AS b FROM replica JOIN file USING (file_id) GROUP BY 1) r
+          FULL JOIN storage_count c ON c.storage_id = r.storage_id
+         WHERE (coalesce(r.n, 0), coalesce(r.b, 0)) IS DISTINCT FROM (coalesce(c.n_files, 0), coalesce(c.n_bytes, 0)::numeric)
+        """,
+    ),
+    Invariant(
+        "I11",
+        "states move only along declared edges",
+        """
+        SELECT h.kind || ' ' || h.id || ': ' || h.source || ' to ' || h.target
+          FROM history h
+         WHERE h.target <> 'Deleted'
+           AND NOT EXISTS (SELECT FROM state_move m
+                            WHERE m.kind = h.kind AND m.source = h.source AND m.target = h.target)
+        """,
+    ),
+    Invariant(
+        "I12",
+        "no file is without a replica",
+        """
+        SELECT d.path || '/' || f.name
+          FROM file f JOIN directory d USING (dir_id)
+         WHERE NOT EXISTS (SELECT FROM replica r WHERE r.file_id = f.file_id)
+        """,
+    ),
+    Invariant(
+        "I14",
+        "every processed file leads back to what it was made from, and nothing leads back to itself",
+        """
+        SELECT 'file ' || f.file_id || ' was made from nothing'
+          FROM file f JOIN activity a USING (activity_id)
+         WHERE a.job_id IS NOT NULL AND NOT EXISTS (SELECT FROM used u WHERE u.activity_id = a.activity_id)
+        UNION ALL
+        SELECT 'activity ' || activity_id || ' used a missing file ' || file_id
+          FROM used u WHERE NOT EXISTS (SELECT FROM file f WHERE f.file_id = u.file_id)
+        UNION ALL
+        SELECT 'file ' || f.file_id || ' is older than activity ' || f.activity_id || ' that used a later file'
+          FROM file f JOIN used u USING (activity_id)
+         WHERE u.file_id = f.file_id
+        """,
+    ),
+    Invariant(
+        "R",
+        "no row points to one that is not there",
+        """
+        SELECT 'file ' || file_id || ' has no metadata set'
+          FROM file f WHERE NOT EXISTS (SELECT FROM meta_set s WHERE s.set_id = f.set_id)
+        UNION ALL
+        SELECT 'file ' || file_id || ' has no directory'
+          FROM file f WHERE NOT EXISTS (SELECT FROM directory d WHERE d.dir_id = f.dir_id)
+        UNION ALL
+        SELECT 'replica of missing file ' || file_id
+          FROM replica r WHERE NOT EXISTS (SELECT FROM file f WHERE f.file_id = r.file_id)
+        UNION ALL
+        SELECT 'task ' || task_id || ' has a missing input ' || file_id
+          FROM task_input i WHERE NOT EXISTS (SELECT FROM file f WHERE f.file_id = i.file_id)
+        """,
+    ),
+)
+
+
+def violations(conn: Connection, limit: int = 100) -> list[Violation]:
+    """Every violation of every invariant, at most `limit` of each."""
+    found: list[Violation] = []
+    for invariant in INVARIANTS:
+        with conn.cursor() as cursor:
+            lines = cursor.execute(invariant.query).fetchmany(limit)
+        found += [Violation(invariant.id, invariant.sentence, str(line[0])) for line in lines]
+    return found

@@ -1,0 +1,431 @@
+"""What happened, for people: everything here only reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import Connection
+
+from lightkeeper.domain.report import JobGroup
+from lightkeeper.domain.states import Production, Transformation
+from lightkeeper.store.db import rows, value
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The whole instance in numbers."""
+
+    files: int
+    bytes: int
+    replicas_verified: int
+    triggers_open: int
+    files_ingested: int
+    files_quarantined: int
+    bytes_copied: int
+    transfers_waiting: int
+    transfers_running: int
+    transfers_failed: int
+    onsite_freed: int
+    intents_open: int
+    unsettled: int
+    jobs_waiting: int
+    jobs_running: int
+    pilots: int
+
+
+def totals(conn: Connection) -> Totals:
+    """Counts over everything."""
+    return rows(
+        conn,
+        Totals,
+        """
+        SELECT (SELECT coalesce(sum(n_files), 0) FROM set_count)::bigint AS files,
+               (SELECT coalesce(sum(n_bytes), 0) FROM set_count)::bigint AS bytes,
+               (SELECT count(*) FROM verified_copy) AS replicas_verified,
+               (SELECT count(*) FROM trigger WHERE state = 'Accepted') AS triggers_open,
+               (SELECT count(DISTINCT file_id) FROM trigger WHERE state = 'Registered') AS files_ingested,
+               (SELECT count(*) FROM trigger WHERE state = 'Quarantined') AS files_quarantined,
+               (SELECT coalesce(sum(f.size), 0) FROM transfer t JOIN file f USING (file_id)
+                 WHERE t.state = 'Done')::bigint AS bytes_copied,
+               (SELECT count(*) FROM transfer WHERE state = 'Waiting') AS transfers_waiting,
+               (SELECT count(*) FROM transfer WHERE state = 'Running') AS transfers_running,
+               (SELECT count(*) FROM transfer WHERE state = 'Failed') AS transfers_failed,
+               (SELECT count(*) FROM intent WHERE state = 'Done') AS onsite_freed,
+               (SELECT count(*) FROM intent WHERE state = 'Approved') AS intents_open,
+               (SELECT count(*) FROM unsettled) AS unsettled,
+               (SELECT count(*) FROM job_queue) AS jobs_waiting,
+               (SELECT count(*) FROM job WHERE state IN ('Running', 'Completing')) AS jobs_running,
+               (SELECT count(*) FROM pilot WHERE state IN ('Submitted', 'Running')) AS pilots
+        """,
+    )[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """One observing night: what came in and how far it is preserved. `preserved`: every copy of its policy is there."""
+
+    night: str
+    files: int
+    bytes: int
+    on_site: int
+    preserved: int
+
+
+def nights(conn: Connection) -> list[Night]:
+    """Observing nights, latest first."""
+    return rows(
+        conn,
+        Night,
+        """
+        SELECT s.meta ->> 'observing_night' AS night, count(*) AS files, sum(f.size)::bigint AS bytes,
+               count(*) FILTER (WHERE EXISTS (
+                    SELECT FROM replica r JOIN storage USING (storage_id) JOIN site USING (site_id)
+                     WHERE r.file_id = f.file_id AND site.kind = 'observatory')) AS on_site,
+               count(*) FILTER (WHERE p.copies <= (
+                    SELECT count(DISTINCT c.site_id) FROM verified_copy c WHERE c.file_id = f.file_id)) AS preserved
+          FROM meta_set s
+          JOIN file f USING (set_id)
+          LEFT JOIN set_policy USING (set_id)
+          LEFT JOIN policy p USING (policy_id)
+         WHERE s.meta ? 'observing_night' AND (s.meta -> 'data_level') = '0'
+         GROUP BY 1
+         ORDER BY 1 DESC
+         LIMIT 100
+        """,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StorageUse:
+    """One storage and what the catalogue has there."""
+
+    storage: str
+    site: str
+    kind: str
+    media: str
+    enabled: bool
+    files: int
+    bytes: int
+    odd: int
+
+
+def storage_use(conn: Connection) -> list[StorageUse]:
+    """Every storage; `odd` counts replicas that are not Available."""
+    return rows(
+        conn,
+        StorageUse,
+        """
+        SELECT s.name AS storage, site.name AS site, site.kind::text, s.media::text, s.enabled,
+               coalesce(c.n_files, 0) AS files, coalesce(c.n_bytes, 0) AS bytes,
+               (SELECT count(*) FROM replica r WHERE r.storage_id = s.storage_id AND r.state <> 'Available') AS odd
+          FROM storage s
+          JOIN site USING (site_id)
+          LEFT JOIN storage_count c USING (storage_id)
+         ORDER BY site.kind, site.name, s.name
+        """,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ProductionSummary:
+    """A production in a list."""
+
+    production_id: int
+    name: str
+    state: Production
+    campaign: str
+    created: datetime
+    transformations: int
+    warnings: list[str]
+
+
+def productions(conn: Connection) -> list[ProductionSummary]:
+    """Every production, latest first."""
+    return rows(
+        conn,
+        ProductionSummary,
+        """
+        SELECT production_id, name, state, campaign, created, warnings,
+               (SELECT count(*) FROM transformation t WHERE t.production_id = p.production_id) AS transformations
+          FROM production p
+         ORDER BY production_id DESC
+        """,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TransformationSummary:
+    """A transformation with its progress. `files` are all it took; `processed` those whose task is Done; `problematic`
+    those whose task failed in every attempt; `failed_attempts` counts jobs."""
+
+    id: int
+    production: str
+    step: int
+    name: str
+    type: str
+    status: Transformation
+    parent: int | None
+    group_size: int
+    flushes: int
+    files: int
+    unused: int
+    assigned: int
+    processed: int
+    problematic: int
+    tasks: int
+    done: int
+    failed: int
+    failed_attempts: int
+    outputs: int
+
+
+def transformations(conn: Connection, production: str | None = None, only: int | None = None) -> list[TransformationSummary]:
+    """Transformations in order; of one production, or one by id, if given."""
+    return rows(
+        conn,
+        TransformationSummary,
+        """
+        SELECT t.transformation_id AS id, p.name AS production, t.step::int, t.name, t.type, t.state AS status,
+               t.parent_id AS parent, t.group_size, t.flushes::int,
+               w.n + coalesce(i.n, 0) AS files, w.n AS unused, coalesce(i.assigned, 0) AS assigned,
+               coalesce(i.processed, 0) AS processed, coalesce(i.problematic, 0) AS problematic,
+               k.tasks, k.done, k.failed, j.failed_attempts, j.outputs
+          FROM transformation t
+          JOIN production p USING (production_id)
+          CROSS JOIN LATERAL (
+               SELECT count(*) AS n FROM pending_input w WHERE w.transformation_id = t.transformation_id) w
+          CROSS JOIN LATERAL (
+               SELECT count(*) AS n,
+                      count(*) FILTER (WHERE task.state IN ('Ready', 'Running')) AS assigned,
+                      count(*) FILTER (WHERE task.state = 'Done') AS processed,
+                      count(*) FILTER (WHERE task.state = 'Failed') AS problematic
+                 FROM task JOIN task_input USING (task_id)
+                WHERE task.transformation_id = t.transformation_id) i
+          CROSS JOIN LATERAL (
+               SELECT count(*) AS tasks, count(*) FILTER (WHERE task.state = 'Done') AS done,
+                      count(*) FILTER (WHERE task.state = 'Failed') AS failed
+                 FROM task WHERE task.transformation_id = t.transformation_id) k
+          CROSS JOIN LATERAL (
+               SELECT count(*) FILTER (WHERE job.state IN ('Failed', 'Killed')) AS failed_attempts,
+                      (SELECT count(*) FROM file JOIN activity USING (activity_id) JOIN job o USING (job_id)
+                         JOIN task ot ON ot.task_id = o.task_id
+                        WHERE ot.transformation_id = t.transformation_id) AS outputs
+                 FROM task JOIN job USING (task_id)
+                WHERE task.transformation_id = t.transformation_id) j
+         WHERE (%(production)s::text IS NULL OR p.name = %(production)s)
+           AND (%(only)s::int IS NULL OR t.transformation_id = %(only)s)
+         ORDER BY t.transformation_id
+        """,
+        production=production,
+        only=only,
+    )
+
+
+def job_groups(conn: Connection, transformation_id: int) -> list[JobGroup]:
+    """The tasks of a transformation, each by its latest job, counted by what the report shows."""
+    return rows(
+        conn,
+        JobGroup,
+        """
+        SELECT job.state::text AS status, job.minor_status, job.application_status, coalesce(site.name, 'ANY') AS site,
+               count(*)::int AS total
+          FROM task
+          JOIN job ON job.task_id = task.task_id AND job.attempt = task.attempts
+          LEFT JOIN site ON site.site_id = job.site_id
+         WHERE task.transformation_id = %(id)s
+         GROUP BY 1, 2, 3, 4
+         ORDER BY 1, 2, 3, 4
+        """,
+        id=transformation_id,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Healed:
+    """One thing that was remedied without a person."""
+
+    at: datetime
+    kind: str
+    id: int
+    what: str
+    why: str
+
+
+def healed(conn: Connection, limit: int = 1000) -> list[Healed]:
+    """What was remedied, latest last."""
+    return rows(
+        conn,
+        Healed,
+        "SELECT at, kind, id, what, why FROM remedy ORDER BY remedy_id LIMIT %(limit)s",
+        limit=limit,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A delivery that was refused."""
+
+    at: datetime
+    storage: str
+    path: str
+    reason: str
+    quarantine: str
+
+
+def quarantine(conn: Connection, limit: int = 1000) -> list[Quarantined]:
+    """Refused deliveries, latest first."""
+    return rows(
+        conn,
+        Quarantined,
+        """
+        SELECT state_since AS at, s.name AS storage, path, reason, quarantine
+          FROM trigger JOIN storage s USING (storage_id)
+         WHERE state = 'Quarantined'
+         ORDER BY trigger_id DESC
+         LIMIT %(limit)s
+        """,
+        limit=limit,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Traffic from one site to another."""
+
+    source: str
+    target: str
+    transfers: int
+    bytes: int
+    failed_attempts: int
+
+
+def traffic(conn: Connection) -> list[Link]:
+    """Completed transfers by link."""
+    return rows(
+        conn,
+        Link,
+        """
+        SELECT ss.name AS source, ts.name AS target, count(*) AS transfers, coalesce(sum(f.size), 0)::bigint AS bytes,
+               sum(greatest(t.attempts - 1, 0))::bigint AS failed_attempts
+          FROM transfer t
+          JOIN file f USING (file_id)
+          JOIN storage s ON s.storage_id = t.source_id
+          JOIN site ss ON ss.site_id = s.site_id
+          JOIN storage g ON g.storage_id = t.target_id
+          JOIN site ts ON ts.site_id = g.site_id
+         WHERE t.state = 'Done'
+         GROUP BY 1, 2
+         ORDER BY 1, 2
+        """,
+    )
+
+
+def outputs(conn: Connection, limit: int = 1000) -> list[str]:
+    """Names of the files that jobs made, latest first."""
+    found = conn.execute(
+        """
+        SELECT d.path || '/' || f.name
+          FROM file f
+          JOIN directory d USING (dir_id)
+          JOIN activity a USING (activity_id)
+         WHERE a.job_id IS NOT NULL
+         ORDER BY f.file_id DESC
+         LIMIT %s
+        """,
+        (limit,),
+    ).fetchall()
+    return [line[0] for line in found]
+
+
+def history_of(conn: Connection, kind: str, subject: int) -> list[dict[str, Any]]:
+    """Every move of one row, oldest first."""
+    found = conn.execute(
+        "SELECT at, part, source, target, why FROM history WHERE kind = %s AND id = %s ORDER BY at", (kind, subject)
+    ).fetchall()
+    return [
+        {"at": at, "part": part, "from": source, "to": target, "why": why} for at, part, source, target, why in found
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class JobLine:
+    """A job in a list. `handle` is the executor's for its pilot."""
+
+    job_id: int
+    task_id: int
+    attempt: int
+    transformation: str
+    status: str
+    minor_status: str
+    application_status: str
+    site: str | None
+    pilot: str | None
+    executor: str | None
+    handle: str | None
+    submitted: datetime
+    started: datetime | None
+    ended: datetime | None
+
+
+def jobs(conn: Connection, limit: int = 1000) -> list[JobLine]:
+    """Jobs, latest first."""
+    return rows(
+        conn,
+        JobLine,
+        """
+        SELECT job_id, task_id, attempt::int, t.name AS transformation, job.state::text AS status, minor_status,
+               application_status, site.name AS site, pilot.name AS pilot, pilot.executor, pilot.handle,
+               job.submitted, started, ended
+          FROM job
+          JOIN task USING (task_id)
+          JOIN transformation t USING (transformation_id)
+          LEFT JOIN pilot USING (pilot_id)
+          LEFT JOIN site ON site.site_id = job.site_id
+         ORDER BY job_id DESC
+         LIMIT %(limit)s
+        """,
+        limit=limit,
+    )
+
+
+def job_log(conn: Connection, job_id: int) -> str | None:
+    """The end of what a job's tool printed."""
+    return value(conn, "SELECT text FROM job_log WHERE job_id = %(id)s", id=job_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why a file has fewer copies than it is owed."""
+
+    target: str
+    state: str
+    attempts: int
+    error: str | None
+
+
+def transfers_of(conn: Connection, file_ids: Sequence[int]) -> list[Waiting]:
+    """Transfers of these files that are not done."""
+    return rows(
+        conn,
+        Waiting,
+        """
+        SELECT s.name AS target, t.state::text, t.attempts::int, t.error
+          FROM transfer t JOIN storage s ON s.storage_id = t.target_id
+         WHERE t.file_id = ANY(%(ids)s) AND t.state <> 'Done'
+         ORDER BY t.transfer_id
+        """,
+        ids=list(file_ids),
+    )
+
+
+def policy_of(conn: Connection, file_id: int) -> str | None:
+    """Name of the policy a file falls under."""
+    return value(
+        conn,
+        """
+        SELECT p.name FROM file JOIN set_policy USING (set_id) JOIN policy p USING (policy_id)
+         WHERE file_id = %(id)s
+        """,
+        id=file_id,
+    )

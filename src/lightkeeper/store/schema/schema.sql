@@ -1,0 +1,462 @@
+-- The whole database, to be read. A new database is made from this file; an older one comes here by migrations/.
+-- PostgreSQL 15 or newer, no extension. Times are timestamptz; every state is one of domain/states.py and is
+-- changed only by store/transitions.py; the trigger refuse_move() at the end refuses everything else.
+--
+-- Bulk tables (file, replica, pending_input, task_input, used) have no foreign keys: one trigger call a row would
+-- halve the rate of registration. `lightkeeper fsck` checks those references instead.
+
+-- ============================================================================================ states
+CREATE TYPE trigger_state        AS ENUM ('Accepted', 'Registered', 'Quarantined');
+CREATE TYPE replica_state        AS ENUM ('Available', 'Suspect', 'Lost', 'Deleting');
+CREATE TYPE transfer_state       AS ENUM ('Waiting', 'Running', 'Done', 'Failed');
+CREATE TYPE intent_state         AS ENUM ('Approved', 'Done', 'Void');
+CREATE TYPE production_state     AS ENUM ('New', 'Active', 'Stopped', 'Completed');
+CREATE TYPE transformation_state AS ENUM ('New', 'Active', 'Flush', 'Stopped', 'Completed');
+CREATE TYPE task_state           AS ENUM ('Ready', 'Running', 'Done', 'Failed');
+CREATE TYPE job_state            AS ENUM ('Waiting', 'Running', 'Completing', 'Done', 'Failed', 'Killed');
+CREATE TYPE pilot_state          AS ENUM ('Submitted', 'Running', 'Ended', 'Lost');
+
+-- Every allowed move, loaded from domain/states.py whenever a program starts on this database.
+CREATE TABLE state_move (
+    kind   text NOT NULL,                          -- name of the table
+    source text NOT NULL,
+    target text NOT NULL,
+    maker  text NOT NULL,                          -- who makes it, in words
+    PRIMARY KEY (kind, source, target)
+);
+
+-- One line per move. `part` is the storage for replicas, which have two-part keys.
+CREATE TABLE history (
+    at     timestamptz NOT NULL DEFAULT now(),
+    id     bigint NOT NULL,
+    part   smallint NOT NULL DEFAULT 0,
+    kind   text NOT NULL,
+    source text NOT NULL,
+    target text NOT NULL,
+    why    text NOT NULL DEFAULT ''
+);
+CREATE INDEX history_subject ON history (kind, id, part, at);
+
+-- What was remedied without a person: the list of `healed` in reports.
+CREATE TABLE remedy (
+    remedy_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at        timestamptz NOT NULL DEFAULT now(),
+    kind      text NOT NULL,
+    id        bigint NOT NULL,
+    what      text NOT NULL,                       -- what was done, in words
+    why       text NOT NULL                        -- what was wrong, in words
+);
+CREATE INDEX remedy_subject ON remedy (kind, id);
+
+-- ============================================================================================ topology
+CREATE TYPE site_kind AS ENUM ('observatory', 'data centre');
+CREATE TYPE media     AS ENUM ('disk', 'tape');
+
+CREATE TABLE site (
+    site_id   smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name      text NOT NULL UNIQUE,
+    kind      site_kind NOT NULL,
+    country   text NOT NULL DEFAULT '',
+    latitude  double precision,                    -- degrees, north positive
+    longitude double precision,                    -- degrees, east positive
+    executor  text,                                -- plug-in that starts pilots; NULL: no computing here
+    pilots    smallint NOT NULL DEFAULT 0          -- at most so many at once
+);
+
+CREATE TABLE storage (
+    storage_id smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    site_id    smallint NOT NULL REFERENCES site,
+    media      media NOT NULL DEFAULT 'disk',
+    enabled    boolean NOT NULL DEFAULT true,
+    ingest     boolean NOT NULL DEFAULT false,     -- the array control delivers here
+    name       text NOT NULL UNIQUE,
+    driver     text NOT NULL,
+    root       text NOT NULL                       -- a replica lies at root || directory.path || '/' || file.name
+);
+
+CREATE TABLE link (
+    source_id     smallint NOT NULL REFERENCES site,
+    target_id     smallint NOT NULL REFERENCES site,
+    max_transfers smallint NOT NULL DEFAULT 4 CHECK (max_transfers > 0),
+    max_rate      bigint CHECK (max_rate > 0),     -- bytes per second; NULL: unlimited
+    PRIMARY KEY (source_id, target_id)
+);
+
+-- ============================================================================================ catalogue
+-- Who owns a part of the namespace: 'acada', 'simulation', 'user.maria'.
+CREATE TABLE scope (
+    scope_id smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name     text NOT NULL UNIQUE
+);
+
+-- An LFN is directory path + file name: the 60-100 characters of path are stored once per directory.
+CREATE TABLE directory (
+    dir_id   int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    scope_id smallint NOT NULL REFERENCES scope,
+    path     text COLLATE "C" NOT NULL UNIQUE
+);
+
+-- The vocabulary. level 'set': same value for all files of a set; level 'file': differs from file to file.
+CREATE TYPE key_type  AS ENUM ('string', 'int', 'float', 'bool', 'time', 'json');
+CREATE TYPE key_level AS ENUM ('set', 'file');
+CREATE TABLE meta_key (
+    name        text PRIMARY KEY,
+    type        key_type NOT NULL,
+    level       key_level NOT NULL DEFAULT 'set',
+    unit        text NOT NULL DEFAULT '',
+    description text NOT NULL DEFAULT ''
+);
+
+-- One row per distinct combination of set-level values; files point to it. Queries run over these rows.
+CREATE TABLE meta_set (
+    set_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    created timestamptz NOT NULL DEFAULT now(),
+    hash    uuid NOT NULL UNIQUE,                  -- md5 of meta::text (jsonb text is canonical)
+    meta    jsonb NOT NULL
+);
+CREATE INDEX meta_set_meta ON meta_set USING gin (meta jsonb_path_ops);
+
+-- Counts are read from here, never by scanning files. Apart from meta_set, so that updates stay HOT.
+CREATE TABLE set_count (
+    set_id  bigint PRIMARY KEY REFERENCES meta_set,
+    n_files bigint NOT NULL,
+    n_bytes bigint NOT NULL
+) WITH (fillfactor = 50);
+
+-- One immutable content (I6). Wide columns first: no padding.
+CREATE SEQUENCE file_id_seq CACHE 1000;
+CREATE TABLE file (
+    file_id     bigint NOT NULL DEFAULT nextval('file_id_seq') PRIMARY KEY,
+    set_id      bigint NOT NULL,
+    activity_id bigint NOT NULL,                   -- the one activity that generated or registered it (I7)
+    size        bigint NOT NULL CHECK (size >= 0),
+    created     timestamptz NOT NULL DEFAULT now(),
+    dir_id      int NOT NULL,
+    adler32     int NOT NULL,                      -- 32 bits as they are; to_hex() to print
+    name        text COLLATE "C" NOT NULL,
+    sha256      bytea NOT NULL CHECK (octet_length(sha256) = 32),
+    extra       jsonb                              -- values of file-level keys
+);
+CREATE UNIQUE INDEX file_lfn ON file (dir_id, name);
+CREATE UNIQUE INDEX file_set ON file (set_id, file_id);
+CREATE INDEX file_activity ON file (activity_id);
+
+-- One copy on one storage, as observed. A row is made, or becomes Available again, only after its bytes were read
+-- back there and had the file's size and sha256; verified_at is the moment of that.
+CREATE TABLE replica (
+    file_id     bigint NOT NULL,
+    written_at  timestamptz NOT NULL DEFAULT now(),
+    verified_at timestamptz NOT NULL DEFAULT now(),
+    state_since timestamptz NOT NULL DEFAULT now(),
+    storage_id  smallint NOT NULL,
+    state       replica_state NOT NULL DEFAULT 'Available',
+    PRIMARY KEY (file_id, storage_id)
+) WITH (fillfactor = 90);
+CREATE INDEX replica_odd ON replica (storage_id, state, file_id) WHERE state <> 'Available';
+
+-- The copies that count for preservation (RELIABILITY: ok(r)) with the data centre that holds them.
+CREATE VIEW verified_copy AS
+SELECT r.file_id, r.storage_id, s.site_id, r.verified_at
+  FROM replica r
+  JOIN storage s USING (storage_id)
+  JOIN site USING (site_id)
+ WHERE r.state = 'Available'
+   AND r.verified_at >= r.written_at
+   AND s.enabled
+   AND site.kind = 'data centre';
+
+CREATE TABLE storage_count (
+    storage_id smallint PRIMARY KEY REFERENCES storage,
+    n_files    bigint NOT NULL,
+    n_bytes    bigint NOT NULL
+) WITH (fillfactor = 20);
+
+-- ============================================================================================ ingest
+-- One announced delivery. The data file is `path` below the storage's root, the trigger file path || '.trigger'.
+-- Accepted rows are the queue: claimed by a lease whose epoch fences late writers.
+CREATE TABLE trigger (
+    trigger_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    file_id     bigint,                            -- set when Registered
+    accepted    timestamptz NOT NULL DEFAULT now(),
+    state_since timestamptz NOT NULL DEFAULT now(),
+    not_before  timestamptz NOT NULL DEFAULT now(),
+    lease_until timestamptz,
+    epoch       int NOT NULL DEFAULT 0,
+    storage_id  smallint NOT NULL REFERENCES storage,
+    state       trigger_state NOT NULL DEFAULT 'Accepted',
+    path        text COLLATE "C" NOT NULL,
+    reason      text,                              -- why it was quarantined
+    quarantine  text                               -- where the file, its trigger and the reason went
+);
+-- One open delivery per name; the same name may be delivered again later.
+CREATE UNIQUE INDEX trigger_open ON trigger (storage_id, path) WHERE state = 'Accepted';
+CREATE INDEX trigger_queue ON trigger (not_before, trigger_id) WHERE state = 'Accepted';
+
+-- ============================================================================================ policies, transfers, deletion
+-- What a class of files is owed.
+CREATE TABLE policy (
+    policy_id    smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    copies       smallint NOT NULL CHECK (copies > 0),   -- verified copies at distinct data centres
+    media        media NOT NULL DEFAULT 'disk',
+    free_on_site boolean NOT NULL DEFAULT false,         -- delete the on-site replica once that is fulfilled
+    min_age      interval NOT NULL DEFAULT '0',          -- not before the on-site replica is so old
+    priority     smallint NOT NULL DEFAULT 5,            -- of its transfers; small is early
+    name         text NOT NULL UNIQUE,
+    query        jsonb NOT NULL,                         -- as written in the topology
+    set_query    jsonpath NOT NULL                       -- compiled
+);
+
+-- Which policy a metadata set falls under; the first by name when several match. Written once per new set.
+CREATE TABLE set_policy (
+    set_id    bigint PRIMARY KEY,
+    policy_id smallint NOT NULL REFERENCES policy
+);
+
+-- Files whose copies changed since they were last compared with what they are owed. A row leaves when they agree
+-- or when the missing transfers and intents were made; it comes back when one of those ends.
+CREATE TABLE unsettled (
+    file_id    bigint PRIMARY KEY,
+    not_before timestamptz NOT NULL DEFAULT now()
+) WITH (autovacuum_vacuum_scale_factor = 0.02);
+
+CREATE TABLE transfer (
+    transfer_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    file_id     bigint NOT NULL,
+    created     timestamptz NOT NULL DEFAULT now(),
+    state_since timestamptz NOT NULL DEFAULT now(),
+    not_before  timestamptz NOT NULL DEFAULT now(),
+    lease_until timestamptz,
+    epoch       int NOT NULL DEFAULT 0,
+    attempts    smallint NOT NULL DEFAULT 0,
+    policy_id   smallint,
+    source_id   smallint,                          -- chosen when claimed: best of the copies that exist then
+    target_id   smallint NOT NULL,
+    priority    smallint NOT NULL DEFAULT 5,
+    state       transfer_state NOT NULL DEFAULT 'Waiting',
+    sha256      bytea,                             -- of the bytes read back at the target
+    error       text
+) WITH (fillfactor = 80);
+CREATE INDEX transfer_queue ON transfer (priority, not_before, transfer_id) WHERE state = 'Waiting';
+CREATE INDEX transfer_running ON transfer (source_id, target_id) WHERE state = 'Running';
+CREATE UNIQUE INDEX transfer_once ON transfer (file_id, target_id) WHERE state IN ('Waiting', 'Running');
+
+-- An approved deletion of one replica, with the evidence that made it safe (I2, I3).
+CREATE TABLE intent (
+    intent_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    file_id     bigint NOT NULL,
+    created     timestamptz NOT NULL DEFAULT now(),
+    state_since timestamptz NOT NULL DEFAULT now(),
+    policy_id   smallint,
+    storage_id  smallint NOT NULL,
+    state       intent_state NOT NULL DEFAULT 'Approved',
+    actor       text NOT NULL,
+    why         text NOT NULL,
+    evidence    jsonb NOT NULL                     -- [{storage, site, verified_at}], and the file's sha256
+);
+CREATE UNIQUE INDEX intent_once ON intent (file_id, storage_id) WHERE state = 'Approved';
+CREATE INDEX intent_queue ON intent (intent_id) WHERE state = 'Approved';
+
+-- ============================================================================================ work
+CREATE TABLE production (
+    production_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    created       timestamptz NOT NULL DEFAULT now(),
+    state_since   timestamptz NOT NULL DEFAULT now(),
+    state         production_state NOT NULL DEFAULT 'New',
+    name          text NOT NULL UNIQUE,
+    campaign      text NOT NULL,
+    document      text NOT NULL,                   -- as submitted
+    warnings      text[] NOT NULL DEFAULT '{}'
+);
+
+CREATE TABLE transformation (
+    transformation_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    production_id     int NOT NULL REFERENCES production,
+    parent_id         int REFERENCES transformation,   -- takes only files that the parent made
+    created           timestamptz NOT NULL DEFAULT now(),
+    state_since       timestamptz NOT NULL DEFAULT now(),
+    group_size        int NOT NULL CHECK (group_size > 0),
+    step              smallint NOT NULL,
+    flushes           smallint NOT NULL DEFAULT 0,
+    max_attempts      smallint NOT NULL DEFAULT 3,
+    priority          smallint NOT NULL DEFAULT 5,
+    destination_id    smallint REFERENCES site,        -- jobs only there; NULL: anywhere
+    state             transformation_state NOT NULL DEFAULT 'New',
+    open              boolean NOT NULL DEFAULT false,  -- files that are registered later are taken too
+    name              text NOT NULL UNIQUE,
+    type              text NOT NULL,                   -- DataReprocessing, Merging, ...
+    job_type          text NOT NULL,
+    group_by          text[] NOT NULL DEFAULT '{}',    -- metadata keys whose values a task never mixes
+    query             jsonb NOT NULL,                  -- as planned
+    set_query         jsonpath NOT NULL,               -- compiled, on set-level keys
+    file_query        jsonpath,                        -- compiled, on file-level keys; NULL: every file of the set
+    body              jsonb NOT NULL                   -- for the job type
+);
+
+-- Which metadata sets a transformation takes. Written once per new set, not once per file.
+CREATE TABLE transformation_set (
+    set_id            bigint NOT NULL,
+    transformation_id int NOT NULL,
+    PRIMARY KEY (set_id, transformation_id)
+);
+
+-- Matched files that wait for a task: a queue, rows leave when the task is made.
+CREATE TABLE pending_input (
+    file_id           bigint NOT NULL,
+    transformation_id int NOT NULL,
+    PRIMARY KEY (transformation_id, file_id)
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
+
+-- Work with fixed inputs. `attempts` numbers its current job: a job with a smaller attempt is stale and changes
+-- nothing any more (I7, I8).
+CREATE TABLE task (
+    task_id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    created           timestamptz NOT NULL DEFAULT now(),
+    state_since       timestamptz NOT NULL DEFAULT now(),
+    not_before        timestamptz NOT NULL DEFAULT now(),
+    transformation_id int NOT NULL REFERENCES transformation,
+    attempts          smallint NOT NULL DEFAULT 0,
+    site_id           smallint REFERENCES site,        -- where most of its inputs lie
+    state             task_state NOT NULL DEFAULT 'Ready'
+) WITH (fillfactor = 80);
+CREATE INDEX task_open ON task (transformation_id, state) WHERE state <> 'Done';
+CREATE INDEX task_ready ON task (not_before) WHERE state = 'Ready';
+
+CREATE TABLE task_input (                              -- at most once per file and transformation: task_input_once
+    file_id           bigint NOT NULL,
+    task_id           bigint NOT NULL,
+    transformation_id int NOT NULL,
+    PRIMARY KEY (task_id, file_id)
+);
+CREATE UNIQUE INDEX task_input_once ON task_input (file_id, transformation_id);
+
+-- One attempt of a task. Status, minor and application status are what reports show.
+CREATE TABLE job (
+    job_id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    task_id            bigint NOT NULL,
+    pilot_id           bigint,
+    submitted          timestamptz NOT NULL DEFAULT now(),
+    started            timestamptz,
+    ended              timestamptz,
+    state_since        timestamptz NOT NULL DEFAULT now(),
+    exit_code          int,
+    attempt            smallint NOT NULL,
+    site_id            smallint,
+    state              job_state NOT NULL DEFAULT 'Waiting',
+    minor_status       text NOT NULL DEFAULT '',
+    application_status text NOT NULL DEFAULT '',
+    report             jsonb                           -- outputs and activities as the pilot reported them
+) WITH (fillfactor = 70);
+CREATE UNIQUE INDEX job_attempt ON job (task_id, attempt);
+CREATE INDEX job_completing ON job (state_since) WHERE state = 'Completing';
+
+CREATE TABLE job_queue (                               -- only waiting jobs; a claim deletes the row
+    job_id   bigint   NOT NULL UNIQUE,
+    site_id  smallint NOT NULL,
+    priority smallint NOT NULL,
+    bound    boolean  NOT NULL,                        -- only at this site
+    PRIMARY KEY (priority, job_id)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
+
+CREATE TABLE job_alive (                               -- only jobs on a pilot; small, always in memory
+    job_id   bigint PRIMARY KEY,
+    pilot_id bigint NOT NULL,
+    seen     timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 50);
+
+CREATE TABLE job_log (
+    job_id bigint PRIMARY KEY,
+    text   text NOT NULL                               -- the last 64 kB of what its tool printed
+);
+
+CREATE TABLE pilot (
+    pilot_id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    submitted   timestamptz NOT NULL DEFAULT now(),
+    state_since timestamptz NOT NULL DEFAULT now(),
+    seen        timestamptz NOT NULL DEFAULT now(),
+    site_id     smallint NOT NULL REFERENCES site,
+    state       pilot_state NOT NULL DEFAULT 'Submitted',
+    name        text NOT NULL UNIQUE,
+    executor    text NOT NULL,
+    handle      text,                                  -- the executor's own; NULL: not started, or not known to be
+    secret      bytea NOT NULL                         -- sha256 of the pilot's secret
+) WITH (fillfactor = 50);
+CREATE INDEX pilot_live ON pilot (site_id) WHERE state IN ('Submitted', 'Running');
+
+-- ============================================================================================ provenance
+-- Texts that many activities share: configurations, software environments.
+CREATE TABLE document (
+    sha256 bytea PRIMARY KEY,
+    body   jsonb NOT NULL
+);
+
+-- One run of one tool, or one batch of ingest (W3C PROV: Activity; agent: the software and who started it).
+CREATE TABLE activity (
+    activity_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    job_id        bigint,
+    started       timestamptz NOT NULL,
+    ended         timestamptz,
+    uuid          uuid NOT NULL DEFAULT gen_random_uuid(),
+    name          text NOT NULL,
+    agent         text NOT NULL,
+    software      jsonb NOT NULL,                      -- {program: version}: the programs that did the work
+    environment   bytea REFERENCES document,           -- every package and version
+    configuration bytea REFERENCES document
+);
+CREATE INDEX activity_job ON activity (job_id);
+
+CREATE TABLE used (                                    -- W3C PROV: Used; wasGeneratedBy is file.activity_id
+    activity_id bigint NOT NULL,
+    file_id     bigint NOT NULL,
+    PRIMARY KEY (activity_id, file_id)
+);
+CREATE INDEX used_file ON used (file_id, activity_id);
+
+-- ============================================================================================ guards
+-- Refuses every change of a state that state_move does not have (I11). Once per statement, whatever its size.
+CREATE FUNCTION refuse_move() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    wrong record;
+BEGIN
+    EXECUTE format(
+        'SELECT o.state::text AS source, n.state::text AS target
+           FROM old_rows o JOIN new_rows n USING (%s)
+          WHERE o.state <> n.state
+            AND NOT EXISTS (SELECT FROM state_move m
+                             WHERE m.kind = %L AND m.source = o.state::text AND m.target = n.state::text)
+          LIMIT 1', TG_ARGV[0], TG_TABLE_NAME) INTO wrong;
+    IF wrong.source IS NOT NULL THEN
+        RAISE EXCEPTION '% may not move from % to %', TG_TABLE_NAME, wrong.source, wrong.target
+            USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER guard AFTER UPDATE ON trigger REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_move('trigger_id');
+CREATE TRIGGER guard AFTER UPDATE ON replica REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_move('file_id, storage_id');
+CREATE TRIGGER guard AFTER UPDATE ON transfer REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_move('transfer_id');
+CREATE TRIGGER guard AFTER UPDATE ON intent REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_move('intent_id');
+CREATE TRIGGER guard AFTER UPDATE ON production REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_move('production_id');
+CREATE TRIGGER guard AFTER UPDATE ON transformation REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_move('transformation_id');
+CREATE TRIGGER guard AFTER UPDATE ON task REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_move('task_id');
+CREATE TRIGGER guard AFTER UPDATE ON job REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_move('job_id');
+CREATE TRIGGER guard AFTER UPDATE ON pilot REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_move('pilot_id');
+
+-- The content of a file never changes (I6).
+CREATE FUNCTION refuse_new_content() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'the content of file % may not change; register a new version', OLD.file_id
+        USING ERRCODE = 'check_violation';
+END $$;
+CREATE TRIGGER immutable BEFORE UPDATE ON file FOR EACH ROW
+    WHEN ((OLD.size, OLD.sha256, OLD.adler32, OLD.dir_id, OLD.name, OLD.activity_id)
+          IS DISTINCT FROM (NEW.size, NEW.sha256, NEW.adler32, NEW.dir_id, NEW.name, NEW.activity_id))
+    EXECUTE FUNCTION refuse_new_content();

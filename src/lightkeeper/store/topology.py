@@ -1,0 +1,242 @@
+"""Sites, storages, links, policies, metadata keys: what `lightkeeper apply` writes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from psycopg import Connection
+from psycopg.types.json import Jsonb
+
+from lightkeeper.domain.catalog import KeyLevel, KeyType, Media, MetaKey, SiteKind, StorageElement, Vocabulary
+from lightkeeper.domain.policy import Policy
+from lightkeeper.store.db import rows
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A place with storage and perhaps computing. Coordinates in degrees."""
+
+    site_id: int
+    name: str
+    kind: SiteKind
+    country: str
+    latitude: float | None
+    longitude: float | None
+    executor: str | None
+    pilots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Way from one site to another with its limits; rate in bytes per second."""
+
+    source: str
+    target: str
+    max_transfers: int
+    max_rate: int | None
+
+
+# --- reading ---------------------------------------------------------------------------------------------------
+def sites(conn: Connection) -> list[Site]:
+    """Every site by name."""
+    found = conn.execute("""
+        SELECT site_id, name, kind::text, country, latitude, longitude, executor, pilots
+          FROM site
+         ORDER BY name
+    """).fetchall()
+    return [
+        Site(i, name, SiteKind(kind), country, latitude, longitude, executor, pilots)
+        for i, name, kind, country, latitude, longitude, executor, pilots in found
+    ]
+
+
+def storages(conn: Connection) -> list[StorageElement]:
+    """Every storage element by id."""
+    found = conn.execute("""
+        SELECT storage_id, storage.name, site.name, site.kind::text, media::text, driver, root, ingest, enabled
+          FROM storage
+          JOIN site USING (site_id)
+         ORDER BY storage_id
+    """).fetchall()
+    return [
+        StorageElement(i, name, site, SiteKind(kind), Media(media), driver, root, ingest, enabled)
+        for i, name, site, kind, media, driver, root, ingest, enabled in found
+    ]
+
+
+def links(conn: Connection) -> list[Link]:
+    """Every link by its ends."""
+    return rows(
+        conn,
+        Link,
+        """
+        SELECT s.name AS source, t.name AS target, max_transfers, max_rate
+          FROM link
+          JOIN site s ON s.site_id = source_id
+          JOIN site t ON t.site_id = target_id
+         ORDER BY s.name, t.name
+        """,
+    )
+
+
+def policies(conn: Connection) -> list[Policy]:
+    """Every policy by name, which is the order in which they are tried on a set."""
+    found = conn.execute("""
+        SELECT policy_id, name, query, copies, media::text, free_on_site, min_age, priority
+          FROM policy
+         ORDER BY name
+    """).fetchall()
+    return [
+        Policy(i, name, query, copies, Media(media), free, min_age, priority)
+        for i, name, query, copies, media, free, min_age, priority in found
+    ]
+
+
+def vocabulary(conn: Connection) -> Vocabulary:
+    """The registered metadata keys."""
+    found = conn.execute("SELECT name, type::text, level::text, unit, description FROM meta_key ORDER BY name").fetchall()
+    return Vocabulary([MetaKey(name, KeyType(type_), KeyLevel(level), unit, text) for name, type_, level, unit, text in found])
+
+
+# --- writing ---------------------------------------------------------------------------------------------------
+def put_site(
+    conn: Connection,
+    name: str,
+    kind: SiteKind,
+    country: str,
+    latitude: float | None,
+    longitude: float | None,
+    executor: str | None,
+    pilots: int,
+) -> None:
+    """Make the site so."""
+    conn.execute(
+        """
+        INSERT INTO site (name, kind, country, latitude, longitude, executor, pilots)
+        VALUES (%(name)s, %(kind)s, %(country)s, %(latitude)s, %(longitude)s, %(executor)s, %(pilots)s)
+        ON CONFLICT (name) DO UPDATE
+           SET kind = excluded.kind, country = excluded.country, latitude = excluded.latitude,
+               longitude = excluded.longitude, executor = excluded.executor, pilots = excluded.pilots
+        """,
+        {
+            "name": name,
+            "kind": str(kind),
+            "country": country,
+            "latitude": latitude,
+            "longitude": longitude,
+            "executor": executor,
+            "pilots": pilots,
+        },
+    )
+
+
+def put_storage(
+    conn: Connection, name: str, site: str, media: Media, driver: str, root: str, ingest: bool, enabled: bool
+) -> None:
+    """Make the storage so. Its root is where its replicas lie: see `root_in_use` before changing it."""
+    conn.execute(
+        """
+        INSERT INTO storage (name, site_id, media, driver, root, ingest, enabled)
+        SELECT %(name)s, site_id, %(media)s::media, %(driver)s, %(root)s, %(ingest)s, %(enabled)s
+          FROM site WHERE name = %(site)s
+        ON CONFLICT (name) DO UPDATE
+           SET site_id = excluded.site_id, media = excluded.media, driver = excluded.driver, root = excluded.root,
+               ingest = excluded.ingest, enabled = excluded.enabled
+        """,
+        {
+            "name": name,
+            "site": site,
+            "media": str(media),
+            "driver": driver,
+            "root": root,
+            "ingest": ingest,
+            "enabled": enabled,
+        },
+    )
+
+
+def put_link(conn: Connection, source: str, target: str, max_transfers: int, max_rate: int | None) -> None:
+    """Make the link so."""
+    conn.execute(
+        """
+        INSERT INTO link (source_id, target_id, max_transfers, max_rate)
+        SELECT s.site_id, t.site_id, %(max_transfers)s, %(max_rate)s
+          FROM site s, site t
+         WHERE s.name = %(source)s AND t.name = %(target)s
+        ON CONFLICT (source_id, target_id) DO UPDATE
+           SET max_transfers = excluded.max_transfers, max_rate = excluded.max_rate
+        """,
+        {"source": source, "target": target, "max_transfers": max_transfers, "max_rate": max_rate},
+    )
+
+
+def put_policy(
+    conn: Connection,
+    name: str,
+    query: dict[str, Any],
+    set_query: str,
+    copies: int,
+    media: Media,
+    free_on_site: bool,
+    min_age: timedelta,
+    priority: int,
+) -> None:
+    """Make the policy so; `assign_policies` afterwards."""
+    conn.execute(
+        """
+        INSERT INTO policy (name, query, set_query, copies, media, free_on_site, min_age, priority)
+        VALUES (%(name)s, %(query)s, %(set_query)s::jsonpath, %(copies)s, %(media)s, %(free)s, %(min_age)s, %(priority)s)
+        ON CONFLICT (name) DO UPDATE
+           SET query = excluded.query, set_query = excluded.set_query, copies = excluded.copies,
+               media = excluded.media, free_on_site = excluded.free_on_site, min_age = excluded.min_age,
+               priority = excluded.priority
+        """,
+        {
+            "name": name,
+            "query": Jsonb(query),
+            "set_query": set_query,
+            "copies": copies,
+            "media": str(media),
+            "free": free_on_site,
+            "min_age": min_age,
+            "priority": priority,
+        },
+    )
+
+
+def assign_policies(conn: Connection) -> int:
+    """Find again which policy each metadata set falls under, and have every file of the sets that changed, or whose
+    policy may have changed, compared with what it is owed. Returns the number of those files."""
+    conn.execute("SELECT pg_advisory_xact_lock(hashtext('transformation'))")
+    conn.execute("DELETE FROM set_policy")
+    conn.execute("""
+        INSERT INTO set_policy (set_id, policy_id)
+        SELECT DISTINCT ON (s.set_id) s.set_id, p.policy_id
+          FROM meta_set s
+          JOIN policy p ON s.meta @@ p.set_query
+         ORDER BY s.set_id, p.name
+    """)
+    return conn.execute("""
+        INSERT INTO unsettled (file_id)
+        SELECT file_id FROM file JOIN set_policy USING (set_id)
+        ON CONFLICT DO NOTHING
+    """).rowcount
+
+
+def put_keys(conn: Connection, keys: Sequence[MetaKey]) -> int:
+    """Register the observatory's metadata keys; what is known stays as it is. Returns how many are new."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            """
+            INSERT INTO meta_key (name, type, level, unit, description) VALUES (%s, %s, %s, %s, %s)
+            ON CONFLICT (name) DO NOTHING
+            """,
+            [(key.name, str(key.type), str(key.level), key.unit, key.description) for key in keys],
+        )
+        return cursor.rowcount
+
+
+def holds_replicas(conn: Connection, storage_id: int) -> bool:
+    """Whether any replica is recorded on the storage."""
+    return conn.execute("SELECT FROM replica WHERE storage_id = %s LIMIT 1", (storage_id,)).fetchone() is not None

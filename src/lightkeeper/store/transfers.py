@@ -1,0 +1,386 @@
+"""Copies under way: what is unsettled, transfers, deletion intents."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from psycopg import Connection
+
+from lightkeeper.domain.catalog import Replica
+from lightkeeper.domain.policy import FileCopies
+from lightkeeper.domain.states import Intent, Transfer
+from lightkeeper.domain.states import Replica as ReplicaState
+from lightkeeper.store.db import notify, rows, values
+from lightkeeper.store.transitions import move, move_replicas
+
+
+# --- what is unsettled -----------------------------------------------------------------------------------------
+def unsettle(conn: Connection, file_ids: Sequence[int]) -> None:
+    """Have the copies of these files compared with what they are owed, now."""
+    conn.execute(
+        """
+        INSERT INTO unsettled (file_id)
+        SELECT DISTINCT id FROM unnest(%s::bigint[]) AS id ORDER BY id
+        ON CONFLICT (file_id) DO UPDATE SET not_before = now()
+        """,
+        (list(file_ids),),
+    )
+    notify(conn, "unsettled")
+
+
+def look_again(conn: Connection, due: Sequence[tuple[int, datetime]]) -> None:
+    """Have these files compared at the given times."""
+    conn.execute(
+        """
+        INSERT INTO unsettled (file_id, not_before)
+        SELECT * FROM unnest(%s::bigint[], %s::timestamptz[]) AS w (file_id, due) ORDER BY file_id
+        ON CONFLICT DO NOTHING
+        """,
+        ([file_id for file_id, _ in due], [at for _, at in due]),
+    )
+
+
+def take_unsettled(conn: Connection, limit: int) -> list[tuple[FileCopies, int | None]]:
+    """Take up to `limit` unsettled files off the queue, lock them, and return their copies and policy.
+
+    The rows are deleted first: a change that happens meanwhile waits for us and puts its file back.
+    """
+    taken = values(
+        conn,
+        """
+        WITH taken AS (
+            DELETE FROM unsettled
+             WHERE file_id IN (SELECT file_id FROM unsettled
+                                WHERE not_before <= now()
+                                ORDER BY file_id LIMIT %(limit)s
+                                FOR UPDATE SKIP LOCKED)
+            RETURNING file_id)
+        SELECT file_id FROM file JOIN taken USING (file_id) ORDER BY file_id FOR UPDATE OF file
+        """,
+        limit=limit,
+    )
+    return copies_of(conn, taken)
+
+
+def copies_of(conn: Connection, file_ids: Sequence[int]) -> list[tuple[FileCopies, int | None]]:
+    """The copies of these files as observed, with the id of the policy they fall under."""
+    found = conn.execute(
+        """
+        SELECT f.file_id, f.set_id, p.policy_id,
+               coalesce(r.copies, '{}'), coalesce(t.targets, '{}')
+          FROM file f
+          LEFT JOIN set_policy p USING (set_id)
+          LEFT JOIN LATERAL (
+               SELECT array_agg(json_build_array(storage_id, state, verified_at, state_since)::text) AS copies
+                 FROM replica WHERE replica.file_id = f.file_id) r ON true
+          LEFT JOIN LATERAL (
+               SELECT array_agg(target_id) AS targets
+                 FROM transfer
+                WHERE transfer.file_id = f.file_id AND state IN ('Waiting', 'Running')) t ON true
+         WHERE f.file_id = ANY(%s)
+         ORDER BY f.file_id
+        """,
+        (list(file_ids),),
+    ).fetchall()
+    return [
+        (FileCopies(file_id, set_id, tuple(_replica(c) for c in copies), tuple(targets)), policy_id)
+        for file_id, set_id, policy_id, copies, targets in found
+    ]
+
+
+def _replica(text: str) -> Replica:
+    storage_id, state, verified_at, since = json.loads(text)
+    return Replica(storage_id, ReplicaState(state), datetime.fromisoformat(verified_at), datetime.fromisoformat(since))
+
+
+# --- transfers -------------------------------------------------------------------------------------------------
+def add_transfers(conn: Connection, wanted: Sequence[tuple[int, int, int, int]]) -> int:
+    """Queue copies as (file, target storage, policy, priority); one that is under way already is not doubled."""
+    added = conn.execute(
+        """
+        INSERT INTO transfer (file_id, target_id, policy_id, priority)
+        SELECT * FROM unnest(%s::bigint[], %s::smallint[], %s::smallint[], %s::smallint[])
+        ON CONFLICT DO NOTHING
+        """,
+        tuple([list(column) for column in zip(*wanted, strict=True)]) if wanted else ([], [], [], []),
+    ).rowcount
+    if added:
+        notify(conn, "transfer")
+    return added
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedTransfer:
+    """A transfer that is ours until its lease ends. Paths are the same at source and target."""
+
+    transfer_id: int
+    epoch: int
+    attempts: int
+    file_id: int
+    path: str
+    size: int
+    sha256: str
+    source_id: int
+    target_id: int
+    max_rate: int | None
+
+
+def claim_transfers(conn: Connection, limit: int, lease: timedelta) -> list[ClaimedTransfer]:
+    """Start up to `limit` waiting transfers by priority, each from the best copy that exists now: a data centre's
+    before the observatory's. Links that carry as many as they may are passed over."""
+    conn.execute("SELECT pg_advisory_xact_lock(hashtext('claim transfers'))")
+    candidates = conn.execute(
+        """
+        SELECT t.transfer_id, source.storage_id, source.site_id, target.site_id, source.max_transfers, source.running
+          FROM transfer t
+          JOIN storage target ON target.storage_id = t.target_id AND target.enabled
+          JOIN LATERAL (
+               SELECT s.storage_id, s.site_id, coalesce(l.max_transfers, 4) AS max_transfers, busy.running
+                 FROM replica r
+                 JOIN storage s USING (storage_id)
+                 JOIN site USING (site_id)
+                 LEFT JOIN link l ON l.source_id = s.site_id AND l.target_id = target.site_id
+                 CROSS JOIN LATERAL (
+                      SELECT count(*) AS running
+                        FROM transfer b
+                        JOIN storage bs ON bs.storage_id = b.source_id
+                        JOIN storage bt ON bt.storage_id = b.target_id
+                       WHERE b.state = 'Running' AND bs.site_id = s.site_id AND bt.site_id = target.site_id) busy
+                WHERE r.file_id = t.file_id AND r.state = 'Available' AND s.enabled
+                  AND busy.running < coalesce(l.max_transfers, 4)
+                ORDER BY site.kind = 'data centre' DESC, busy.running, s.storage_id
+                LIMIT 1) source ON true
+         WHERE t.state = 'Waiting' AND t.not_before <= now()
+         ORDER BY t.priority, t.not_before, t.transfer_id
+         LIMIT %s
+           FOR UPDATE OF t SKIP LOCKED
+        """,
+        (limit,),
+    ).fetchall()
+    load: dict[tuple[int, int], int] = {}
+    chosen: dict[int, int] = {}
+    for transfer_id, source_id, source_site, target_site, most, running in candidates:
+        here = load.setdefault((source_site, target_site), running)
+        if here < most:
+            load[source_site, target_site] = here + 1
+            chosen[transfer_id] = source_id
+    ids = move(conn, list(chosen), Transfer.WAITING, Transfer.RUNNING)
+    return rows(
+        conn,
+        ClaimedTransfer,
+        """
+        WITH started AS (
+            UPDATE transfer t
+               SET source_id = w.source_id, lease_until = now() + %(lease)s, epoch = epoch + 1, attempts = attempts + 1
+              FROM unnest(%(ids)s::bigint[], %(sources)s::smallint[]) AS w (transfer_id, source_id)
+             WHERE t.transfer_id = w.transfer_id
+         RETURNING t.*)
+        SELECT t.transfer_id, t.epoch, t.attempts, t.file_id, d.path || '/' || f.name AS path, f.size,
+               encode(f.sha256, 'hex') AS sha256, t.source_id, t.target_id, l.max_rate
+          FROM started t
+          JOIN file f USING (file_id)
+          JOIN directory d USING (dir_id)
+          JOIN storage s ON s.storage_id = t.source_id
+          JOIN storage g ON g.storage_id = t.target_id
+          LEFT JOIN link l ON l.source_id = s.site_id AND l.target_id = g.site_id
+         ORDER BY t.priority, t.transfer_id
+        """,
+        ids=ids,
+        sources=[chosen[i] for i in ids],
+        lease=lease,
+    )
+
+
+def extend_lease(conn: Connection, transfer: ClaimedTransfer, lease: timedelta) -> bool:
+    """Keep the transfer ours; False when somebody took it over."""
+    return (
+        conn.execute(
+            "UPDATE transfer SET lease_until = now() + %s WHERE transfer_id = %s AND epoch = %s AND state = 'Running'",
+            (lease, transfer.transfer_id, transfer.epoch),
+        ).rowcount
+        == 1
+    )
+
+
+def lock_transfer(conn: Connection, transfer: ClaimedTransfer) -> bool:
+    """Lock the transfer's row if it is still ours."""
+    return bool(
+        values(
+            conn,
+            """
+            SELECT transfer_id FROM transfer
+             WHERE transfer_id = %(id)s AND epoch = %(epoch)s AND state = 'Running'
+               FOR UPDATE
+            """,
+            id=transfer.transfer_id,
+            epoch=transfer.epoch,
+        )
+    )
+
+
+def arrived(conn: Connection, transfer: ClaimedTransfer, sha256: str) -> None:
+    """The copy was read back at its target with the file's sha256: a replica from now on."""
+    conn.execute(
+        "UPDATE transfer SET sha256 = %s, error = NULL WHERE transfer_id = %s",
+        (bytes.fromhex(sha256), transfer.transfer_id),
+    )
+    move(conn, [transfer.transfer_id], Transfer.RUNNING, Transfer.DONE)
+    add_replica(conn, transfer.file_id, transfer.target_id)
+    unsettle(conn, [transfer.file_id])
+    notify(conn, "input")
+
+
+def add_replica(conn: Connection, file_id: int, storage_id: int) -> None:
+    """A verified copy is there; one that was suspect or lost is in order again."""
+    added = conn.execute(
+        "INSERT INTO replica (file_id, storage_id) VALUES (%s, %s) ON CONFLICT DO NOTHING", (file_id, storage_id)
+    ).rowcount
+    if added:
+        _count_replica(conn, file_id, storage_id, 1)
+    else:
+        for state in (ReplicaState.LOST, ReplicaState.SUSPECT):
+            move_replicas(conn, [(file_id, storage_id)], state, ReplicaState.AVAILABLE, "copied again and verified")
+
+
+def did_not_arrive(conn: Connection, transfer: ClaimedTransfer, error: str, wait: timedelta | None) -> None:
+    """The copy failed: try again after `wait`, or give up when that is None."""
+    conn.execute(
+        "UPDATE transfer SET error = %s, lease_until = NULL, not_before = now() + %s WHERE transfer_id = %s",
+        (error, wait or timedelta(0), transfer.transfer_id),
+    )
+    target = Transfer.FAILED if wait is None else Transfer.WAITING
+    move(conn, [transfer.transfer_id], Transfer.RUNNING, target, error)
+    unsettle(conn, [transfer.file_id])
+
+
+def abandoned_transfers(conn: Connection) -> list[int]:
+    """Transfers whose worker let the lease end, locked."""
+    return values(
+        conn,
+        """
+        SELECT transfer_id FROM transfer
+         WHERE state = 'Running' AND lease_until < now()
+         ORDER BY transfer_id
+           FOR UPDATE SKIP LOCKED
+        """,
+    )
+
+
+def running_transfers(conn: Connection) -> list[int]:
+    """Transfers that somebody is at, or was."""
+    return values(conn, "SELECT transfer_id FROM transfer WHERE state = 'Running' ORDER BY transfer_id")
+
+
+# --- deletion intents ------------------------------------------------------------------------------------------
+def add_intent(
+    conn: Connection, file: FileCopies, storage_id: int, policy_id: int | None, actor: str, why: str
+) -> int | None:
+    """Approve a deletion with its evidence, the verified copies elsewhere. The caller holds the file's row lock and
+    has checked `may_free`. None when one is approved already."""
+    row_ = conn.execute(
+        """
+        INSERT INTO intent (file_id, storage_id, policy_id, actor, why, evidence)
+        SELECT %(file)s, %(storage)s, %(policy)s, %(actor)s, %(why)s, jsonb_build_object(
+               'sha256', (SELECT encode(sha256, 'hex') FROM file WHERE file_id = %(file)s),
+               'copies', (SELECT jsonb_agg(jsonb_build_object(
+                                 'storage', s.name, 'site', site.name, 'verified_at', c.verified_at) ORDER BY s.name)
+                            FROM verified_copy c
+                            JOIN storage s USING (storage_id)
+                            JOIN site ON site.site_id = s.site_id
+                           WHERE c.file_id = %(file)s AND c.storage_id <> %(storage)s))
+        ON CONFLICT DO NOTHING
+     RETURNING intent_id
+        """,
+        {"file": file.file_id, "storage": storage_id, "policy": policy_id, "actor": actor, "why": why},
+    ).fetchone()
+    notify(conn, "intent")
+    return row_[0] if row_ else None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenIntent:
+    """An approved deletion that has not been carried out."""
+
+    intent_id: int
+    file_id: int
+    storage_id: int
+    path: str
+    copies: int
+
+
+def open_intents(conn: Connection, limit: int) -> list[OpenIntent]:
+    """Approved deletions, oldest first; `copies` is what their policy asks for."""
+    return rows(
+        conn,
+        OpenIntent,
+        """
+        SELECT i.intent_id, i.file_id, i.storage_id, d.path || '/' || f.name AS path, coalesce(p.copies, 2) AS copies
+          FROM intent i
+          JOIN file f USING (file_id)
+          JOIN directory d USING (dir_id)
+          LEFT JOIN policy p USING (policy_id)
+         WHERE i.state = 'Approved'
+         ORDER BY i.intent_id
+         LIMIT %(limit)s
+        """,
+        limit=limit,
+    )
+
+
+def lock_file_for_deletion(conn: Connection, intent: OpenIntent) -> FileCopies | None:
+    """Lock the file's row and return its copies; None when the intent is no longer open."""
+    conn.execute("SELECT FROM file WHERE file_id = %s FOR UPDATE", (intent.file_id,))
+    if not values(conn, "SELECT intent_id FROM intent WHERE intent_id = %(id)s AND state = 'Approved'", id=intent.intent_id):
+        return None
+    return copies_of(conn, [intent.file_id])[0][0]
+
+
+def in_use(conn: Connection, file_id: int, storage_id: int) -> bool:
+    """Whether a transfer reads this replica now."""
+    return bool(
+        values(
+            conn,
+            """
+            SELECT transfer_id FROM transfer
+             WHERE file_id = %(file)s AND source_id = %(storage)s AND state = 'Running'
+            """,
+            file=file_id,
+            storage=storage_id,
+        )
+    )
+
+
+def deleted(conn: Connection, intent: OpenIntent) -> None:
+    """The replica is gone."""
+    move(conn, [intent.intent_id], Intent.APPROVED, Intent.DONE)
+    conn.execute(
+        """
+        WITH gone AS (
+            DELETE FROM replica WHERE file_id = %(file)s AND storage_id = %(storage)s AND state = 'Deleting'
+            RETURNING file_id)
+        INSERT INTO history (kind, id, part, source, target, why)
+        SELECT 'replica', file_id, %(storage)s, 'Deleting', 'Deleted', 'intent ' || %(intent)s FROM gone
+        """,
+        {"file": intent.file_id, "storage": intent.storage_id, "intent": intent.intent_id},
+    )
+    _count_replica(conn, intent.file_id, intent.storage_id, -1)
+    unsettle(conn, [intent.file_id])
+
+
+def void(conn: Connection, intent: OpenIntent, why: str) -> None:
+    """The evidence no longer holds: the replica stays."""
+    move(conn, [intent.intent_id], Intent.APPROVED, Intent.VOID, why)
+    move_replicas(conn, [(intent.file_id, intent.storage_id)], ReplicaState.DELETING, ReplicaState.AVAILABLE, why)
+    unsettle(conn, [intent.file_id])
+
+
+def _count_replica(conn: Connection, file_id: int, storage_id: int, sign: int) -> None:
+    conn.execute(
+        """
+        INSERT INTO storage_count AS c (storage_id, n_files, n_bytes)
+        SELECT %(storage)s, %(sign)s, %(sign)s * size FROM file WHERE file_id = %(file)s
+        ON CONFLICT (storage_id) DO UPDATE SET n_files = c.n_files + excluded.n_files, n_bytes = c.n_bytes + excluded.n_bytes
+        """,
+        {"storage": storage_id, "file": file_id, "sign": sign},
+    )

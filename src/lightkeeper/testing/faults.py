@@ -1,0 +1,83 @@
+"""Faults on purpose, for the demo and for tests. Nothing here is used in operation."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
+
+from lightkeeper.domain.names import Fixity
+from lightkeeper.ports import Entry, Mover, Storage
+
+
+class CorruptingMover:
+    """A mover whose first `first` copies arrive with one byte flipped.
+
+    The wrong byte really lies at the target: the inner mover writes it there and finds it when it reads the
+    copy back. Works with movers that pass the bytes through `target.write`. Empty files do not count.
+    """
+
+    def __init__(self, inner: Mover, first: int = 1) -> None:
+        self._inner = inner
+        self._left = first
+        self._lock = threading.Lock()
+
+    def copy(
+        self,
+        source: Storage,
+        source_path: str,
+        target: Storage,
+        target_path: str,
+        progress: Callable[[int], None],
+    ) -> Fixity:
+        """Copy as the inner mover does; if it is this copy's turn, flip a byte of its first chunk."""
+        return self._inner.copy(source, source_path, _BadWay(target, self._flipped), target_path, progress)
+
+    def _flipped(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        whole = False
+        for chunk in chunks:
+            if chunk and not whole:
+                whole = True
+                yield _with_one_byte_flipped(chunk) if self._my_turn() else chunk
+            else:
+                yield chunk
+
+    def _my_turn(self) -> bool:
+        with self._lock:
+            if self._left <= 0:
+                return False
+            self._left -= 1
+            return True
+
+
+class _BadWay:
+    """A storage whose writes pass through `damage`; everything else is the storage's own."""
+
+    def __init__(self, storage: Storage, damage: Callable[[Iterable[bytes]], Iterator[bytes]]) -> None:
+        self._storage = storage
+        self._damage = damage
+
+    def open(self, path: str) -> BinaryIO:
+        return self._storage.open(path)
+
+    def write(self, path: str, chunks: Iterable[bytes]) -> int:
+        return self._storage.write(path, self._damage(chunks))
+
+    def rename(self, source: str, target: str) -> None:
+        self._storage.rename(source, target)
+
+    def delete(self, path: str) -> bool:
+        return self._storage.delete(path)
+
+    def stat(self, path: str) -> Entry | None:
+        return self._storage.stat(path)
+
+    def list(self, prefix: str = "/") -> Iterator[Entry]:
+        return self._storage.list(prefix)
+
+    def probe(self) -> None:
+        self._storage.probe()
+
+
+def _with_one_byte_flipped(chunk: bytes) -> bytes:
+    damaged = bytearray(chunk)
+    damaged[len(damaged) // 2] ^= 0xFF
+    return bytes(damaged)

@@ -1,0 +1,37 @@
+"""The rules of the Cherenkov Telescope Array Observatory, as a plug-in: names, formats, keys, productions, job types."""
+
+from collections.abc import Mapping, Sequence
+
+from lightkeeper.domain.catalog import MetaKey
+from lightkeeper.ports import JobType, ProductionReader, ProductReader
+
+
+class CTAO:
+    """The observatory, as `lightkeeper.ports.Observatory` asks for it. Its parts are loaded when they are needed."""
+
+    name = "ctao"
+
+    def metadata_keys(self) -> Sequence[MetaKey]:
+        """Keys of raw files, simulations and products."""
+        from lightkeeper_ctao.keys import KEYS
+
+        return KEYS
+
+    def product_readers(self) -> Sequence[ProductReader]:
+        """DL0 from the array control, R1 from simulations."""
+        from lightkeeper_ctao.dl0 import Dl0Reader
+        from lightkeeper_ctao.simtel import SimtelReader
+
+        return [Dl0Reader(), SimtelReader()]
+
+    def production_reader(self) -> ProductionReader:
+        """The YAML dialect of productions."""
+        from lightkeeper_ctao.production import ProductionYaml
+
+        return ProductionYaml()
+
+    def job_types(self) -> Mapping[str, JobType]:
+        """Tools of the pipeline."""
+        from lightkeeper_ctao.job_types import JOB_TYPES
+
+        return JOB_TYPES

@@ -1,0 +1,72 @@
+"""Metadata keys of the observatory: what readers find in files and what productions write on theirs."""
+
+from lightkeeper.domain.catalog import KeyLevel, KeyType, MetaKey
+
+_SET, _FILE = KeyLevel.SET, KeyLevel.FILE
+_STRING, _INT, _FLOAT, _TIME, _JSON = KeyType.STRING, KeyType.INT, KeyType.FLOAT, KeyType.TIME, KeyType.JSON
+
+KEYS: tuple[MetaKey, ...] = (
+    # Both kinds of data
+    MetaKey(
+        "data_level",
+        _INT,
+        _SET,
+        description="MC0 -3, R0 -2, R1 -1, DL0 0, DL1 1, DL2 2, DL3 3, DL4 4, DL5 5, DL6 6",
+    ),
+    MetaKey(
+        "site",
+        _STRING,
+        _SET,
+        description="where the telescopes stand: CTAO-North or CTAO-South; in simulations LaPalma or Paranal",
+    ),
+    MetaKey("obs_id", _INT, _SET, description="observation block"),
+    # Observations
+    MetaKey("observatory", _STRING, _SET, description="who took the data, card ORIGIN"),
+    MetaKey(
+        "observing_night",
+        _STRING,
+        _SET,
+        description="evening of the night, YYYY-MM-DD; a night begins at noon local time",
+    ),
+    MetaKey("sb_id", _INT, _SET, description="scheduling block"),
+    MetaKey("stream", _STRING, _SET, description="Telescope, Subarray or Trigger"),
+    MetaKey("division", _STRING, _SET, description="Event, Monitoring, Service, Model, Binned or Catalog"),
+    MetaKey("data_type", _STRING, _SET, description="event, monitoring or service"),
+    MetaKey("category", _STRING, _SET, description="A real time, B next day, C final or reprocessed"),
+    MetaKey("format", _STRING, _SET, description="file format"),
+    MetaKey("array_element", _STRING, _FILE, description="telescope or device, or ARRAY"),
+    MetaKey("tel_id", _INT, _FILE, description="number of the telescope"),
+    MetaKey("subarray_id", _INT, _FILE, description="number of the subarray"),
+    MetaKey("tel_ids", _JSON, _FILE, description="numbers of the telescopes whose triggers the file holds"),
+    MetaKey("chunk_id", _INT, _FILE, description="place of the file in its stream, from 0"),
+    MetaKey("start_time", _TIME, _FILE, description="begin of the data, UTC"),
+    MetaKey("end_time", _TIME, _FILE, description="end of the data, UTC"),
+    MetaKey("n_rows", _INT, _FILE, description="rows of the long table: events or triggers"),
+    # Simulations and what productions make
+    MetaKey("MCCampaign", _STRING, _SET, description="campaign of simulations, such as PROD6"),
+    MetaKey("array_layout", _STRING, _SET, description="telescopes and their places, such as Alpha"),
+    MetaKey("particle", _STRING, _SET, description="gamma, gamma-diffuse, electron, proton, helium or muon"),
+    MetaKey("thetaP", _FLOAT, _SET, "deg", "zenith angle of the primary particle"),
+    MetaKey("phiP", _FLOAT, _SET, "deg", "direction in which the particle flies; 180 is pointing North, 0 South"),
+    MetaKey("sct", _STRING, _SET, description="True when Schwarzschild-Couder telescopes are in the layout, or False"),
+    MetaKey("view_cone", _FLOAT, _SET, "deg", "half opening angle of the directions of diffuse particles"),
+    MetaKey("systematics", _STRING, _SET, description="which systematic variation was simulated"),
+    MetaKey("model_version", _STRING, _SET, description="version of the model of the telescopes"),
+    MetaKey("catalogs", _STRING, _SET, description="catalogues in which the files are registered"),
+    MetaKey("configuration_id", _INT, _SET, description="configuration of the processing"),
+    MetaKey("merged", _INT, _SET, description="how often the files were merged, 0 never"),
+    MetaKey("outputType", _STRING, _SET, description="Data, Log, Model or reduced_event_lists"),
+    MetaKey("airshower_sim_prog", _STRING, _SET, description="program that simulated the showers"),
+    MetaKey("airshower_sim_prog_version", _STRING, _SET, description="its version"),
+    MetaKey("tel_sim_prog", _STRING, _SET, description="program that simulated the telescopes"),
+    MetaKey("tel_sim_prog_version", _STRING, _SET, description="its version"),
+    MetaKey("analysis_prog", _STRING, _SET, description="program that processed the data"),
+    MetaKey("analysis_prog_version", _STRING, _SET, description="its version"),
+    MetaKey("nsb", _INT, _FILE, description="light of the night sky, 1 is dark"),
+    MetaKey("div_ang", _STRING, _FILE, "deg", "divergent pointing"),
+    MetaKey("split", _STRING, _FILE, description="what a sample is for: train_en, train_cl, test"),
+    MetaKey("dec", _FLOAT, _FILE, "deg", "declination of the pointing"),
+    MetaKey("ha", _FLOAT, _FILE, "deg", "hour angle of the pointing"),
+    MetaKey("runNumber", _STRING, _FILE, description="run of the simulation, eight digits"),
+    MetaKey("jobID", _INT, _FILE, description="job that made the file"),
+)
