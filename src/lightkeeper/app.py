@@ -15,7 +15,9 @@ from lightkeeper.store.db import Database
 from lightkeeper.store.schema import migrate
 
 
-def make_context(settings: Settings, database_url: str, *, mover: Mover | None = None, log: Log | None = None) -> Context:
+def make_context(
+    settings: Settings, database_url: str, *, mover: Mover | None = None, log: Log | None = None
+) -> Context:
     """A Context on the database at `database_url`, which is brought to this version's schema.
 
     `mover` and `log` replace the installed ones: that is how tests and the demo put faults between us and the bytes.
@@ -45,7 +47,8 @@ def _installed(port: str) -> dict[str, Any]:
             plug_ins[name] = entry.load()
         except ImportError as error:
             raise NotFound(
-                f"the plug-in '{name}' ({port}) cannot be loaded: {error}", hint="install what it needs, or remove it"
+                f"the plug-in '{name}' ({port}) cannot be loaded: {error}",
+                hint="install what it needs, or remove it",
             ) from error
     return plug_ins
 
@@ -53,7 +56,11 @@ def _installed(port: str) -> dict[str, Any]:
 def make_log(settings: Settings) -> Log:
     """A log for people on a terminal, JSON lines otherwise; to standard error."""
     as_text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
-    renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if as_text else structlog.processors.JSONRenderer()
+    renderer = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        if as_text
+        else structlog.processors.JSONRenderer()
+    )
     return structlog.wrap_logger(
         structlog.PrintLogger(sys.stderr),
         processors=[

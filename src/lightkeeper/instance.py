@@ -1,10 +1,10 @@
 """A running Lightkeeper on a home: its database, its API and, for `up`, its worker.
 
-    <home>/postgres/            the embedded database, unless database_url names another
-    <home>/run/instance.lock    flock of the one program that runs this instance; its pid
-    <home>/run/instance.json    where its API is
-    <home>/run/operator.token   what a program must show to change something; readable by the owner only
-    <home>/pilots/              folders of local pilots
+<home>/postgres/            the embedded database, unless database_url names another
+<home>/run/instance.lock    flock of the one program that runs this instance; its pid
+<home>/run/instance.json    where its API is
+<home>/run/operator.token   what a program must show to change something; readable by the owner only
+<home>/pilots/              folders of local pilots
 """
 
 import fcntl
@@ -157,7 +157,8 @@ def _run_dir(home: Path) -> Path:
         run.chmod(0o700)
     except OSError as error:
         raise Refused(
-            f"the home {home} cannot be used: {error.strerror}", hint="choose another with --home or LIGHTKEEPER_HOME"
+            f"the home {home} cannot be used: {error.strerror}",
+            hint="choose another with --home or LIGHTKEEPER_HOME",
         ) from error
     return run
 
@@ -190,7 +191,9 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise Unavailable(f"port {port} of {host} is taken", hint="choose another with --port, or --port 0") from error
+        raise Unavailable(
+            f"port {port} of {host} is taken", hint="choose another with --port, or --port 0"
+        ) from error
     listener.listen(128)
     return listener
 

@@ -67,7 +67,7 @@ class LocalStorage(Storage, Protocol):
     """A storage whose files are also files of this machine: ingest watches such a one."""
 
     def local_path(self, path: str) -> Path:
-        """Where the file lies here."""
+        """Where the file lies here; "/" is the root."""
         ...
 
 
@@ -76,7 +76,12 @@ class Mover(Protocol):
     """Moves the bytes of one file between two storages."""
 
     def copy(
-        self, source: Storage, source_path: str, target: Storage, target_path: str, progress: Callable[[int], None]
+        self,
+        source: Storage,
+        source_path: str,
+        target: Storage,
+        target_path: str,
+        progress: Callable[[int], None],
     ) -> Fixity:
         """Copy, read the copy back at its destination and return the fixity of what was read back.
 
@@ -189,10 +194,9 @@ class Observatory(Protocol):
 # --- demonstration -----------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class DemoInput:
-    """What was handed in to an interface directory: how many good and bad files, and the production to run on them."""
+    """What was handed in to an interface directory, told in words, and the production to run on it."""
 
-    good: int
-    bad: int
+    files: int
     production: str
     sandbox: Mapping[str, str]
     told: tuple[str, ...]

@@ -21,30 +21,49 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LIGHTKEEPER_", extra="forbid", frozen=True)
 
-    home: Path = Field(default_factory=lambda: Path.home() / ".lightkeeper", description="Folder of this instance.")
-    database_url: str = Field("", description="A PostgreSQL 15 or newer; empty: the embedded one in the home.")
+    home: Path = Field(
+        default_factory=lambda: Path.home() / ".lightkeeper", description="Folder of this instance."
+    )
+    database_url: str = Field(
+        "", description="A PostgreSQL 15 or newer; empty: the embedded one in the home."
+    )
     shared_buffers_mb: int = Field(256, ge=16, description="Memory of the embedded PostgreSQL.")
 
-    host: str = Field("127.0.0.1", description="Address of the API; only this machine until identities are set up.")
+    host: str = Field(
+        "127.0.0.1", description="Address of the API; only this machine until identities are set up."
+    )
     port: int = Field(8750, ge=0, le=65535, description="Port of the API; 0: any free one.")
 
-    scan_every: timedelta = Field(timedelta(seconds=1), description="How often the interface directories are scanned.")
+    scan_every: timedelta = Field(
+        timedelta(seconds=1), description="How often the interface directories are scanned."
+    )
     trigger_patience: timedelta = Field(
-        timedelta(minutes=5), description="How long a trigger may wait for its data file before it is quarantined."
+        timedelta(minutes=5),
+        description="How long a trigger may wait for its data file before it is quarantined.",
     )
     ingest_batch: int = Field(500, ge=1, description="Deliveries registered in one transaction.")
     ingest_threads: int = Field(2, ge=1, description="Files verified at once.")
 
     transfer_threads: int = Field(4, ge=1, description="Files copied at once.")
     transfer_attempts: int = Field(10, ge=1, description="Attempts before a transfer is given up.")
-    retry_after: timedelta = Field(timedelta(seconds=2), description="Wait before the second attempt; doubles each time.")
-    lease: timedelta = Field(timedelta(seconds=60), description="How long work is ours without a sign of life.")
+    retry_after: timedelta = Field(
+        timedelta(seconds=2), description="Wait before the second attempt; doubles each time."
+    )
+    lease: timedelta = Field(
+        timedelta(seconds=60), description="How long work is ours without a sign of life."
+    )
 
-    pilot_idle: timedelta = Field(timedelta(seconds=60), description="A pilot without work ends after so long.")
-    pilot_silence: timedelta = Field(timedelta(seconds=60), description="A pilot unheard of for so long is lost.")
+    pilot_idle: timedelta = Field(
+        timedelta(seconds=60), description="A pilot without work ends after so long."
+    )
+    pilot_silence: timedelta = Field(
+        timedelta(seconds=60), description="A pilot unheard of for so long is lost."
+    )
     heartbeat: timedelta = Field(timedelta(seconds=5), description="How often a pilot says that it is alive.")
 
-    log_format: str = Field("auto", pattern="^(auto|text|json)$", description="text for people, json for machines.")
+    log_format: str = Field(
+        "auto", pattern="^(auto|text|json)$", description="text for people, json for machines."
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -82,7 +82,9 @@ class Worker:
             try:
                 did = duty.do(self._ctx)
             except (LightkeeperError, psycopg.Error, OSError) as error:
-                self._ctx.log.error("duty failed", duty=duty.name, why=str(error).strip(), error=type(error).__name__)
+                self._ctx.log.error(
+                    "duty failed", duty=duty.name, why=str(error).strip(), error=type(error).__name__
+                )
                 self._stopping.wait(1)
                 did = 0
             except Exception as error:  # noqa: BLE001  # the one place: a duty must survive what nobody foresaw
@@ -92,7 +94,9 @@ class Worker:
             if did:
                 continue
             with bell:
-                bell.wait_for(lambda: self._rung[duty.name] != heard or self._stopping.is_set(), timeout=duty.every)
+                bell.wait_for(
+                    lambda: self._rung[duty.name] != heard or self._stopping.is_set(), timeout=duty.every
+                )
 
     def _listen(self) -> None:
         """Ring the duties' bells when the database says that there is something for them."""

@@ -1,7 +1,8 @@
-"""Reader of DL0 files as the array control system hands them over: compressed FITS tables with protobuf columns.
+"""Reader of DL0 files as the array control system hands them over: FITS tables with protobuf columns.
 
-A file is good when its bytes are what was written (fits.py), when it says everything the archive needs, and when
-what it says agrees with its name and place (layout.py). Everything that is not so is a problem; nothing is a warning.
+A file is good when its bytes are what was written (fits.py), when it says everything the archive needs, and
+when what it says agrees with its name and place (layout.py). Everything that is not so is a problem; nothing
+is a warning.
 """
 
 import re
@@ -32,11 +33,15 @@ class _Kind:
 
 
 _KINDS = {
-    "DL0v1.Telescope.DataStream": _Kind("Telescope", "Events", "DL0v1.Telescope.Event", ("sb_id", "obs_id", "tel_id")),
+    "DL0v1.Telescope.DataStream": _Kind(
+        "Telescope", "Events", "DL0v1.Telescope.Event", ("sb_id", "obs_id", "tel_id")
+    ),
     "DL0v1.Subarray.DataStream": _Kind(
         "Subarray", "SubarrayEvents", "DL0v1.Subarray.Event", ("sb_id", "obs_id", "subarray_id")
     ),
-    "DL0v1.Trigger.DataStream": _Kind("Trigger", "Triggers", "DL0v1.Trigger.Trigger", ("sb_id", "obs_id", "tel_ids")),
+    "DL0v1.Trigger.DataStream": _Kind(
+        "Trigger", "Triggers", "DL0v1.Trigger.Trigger", ("sb_id", "obs_id", "tel_ids")
+    ),
 }
 _DIVISIONS = {"events": "Event", "triggers": "Event", "monitoring": "Monitoring", "service": "Service"}
 _FITS_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?\Z", re.ASCII)
@@ -81,7 +86,9 @@ def _lfn(path: str, problems: list[str]) -> Lfn | None:
 
 def _meta_of_path(delivery: Delivery, problems: list[str]) -> dict[str, MetaValue]:
     if delivery.level != "DL0":
-        problems.append(f"the folder says level {printable(delivery.level)}; only DL0 is ingested from the array")
+        problems.append(
+            f"the folder says level {printable(delivery.level)}; only DL0 is ingested from the array"
+        )
     meta: dict[str, MetaValue] = {
         "data_level": 0,
         "observing_night": delivery.night.isoformat(),
@@ -112,11 +119,15 @@ def _meta_of_content(walked: Walk, problems: list[str]) -> dict[str, MetaValue]:
 
     message = stream.text("PBFHEAD")
     if not message:
-        problems.append(f"the table {DATA_STREAM} does not say what kind of data this is: card PBFHEAD is missing")
+        problems.append(
+            f"the table {DATA_STREAM} does not say what kind of data this is: card PBFHEAD is missing"
+        )
         return meta
     kind = _KINDS.get(message)
     if kind is None:
-        problems.append(f"'{printable(message)}' (card PBFHEAD) is no kind of DL0 data; known are {', '.join(_KINDS)}")
+        problems.append(
+            f"'{printable(message)}' (card PBFHEAD) is no kind of DL0 data; known are {', '.join(_KINDS)}"
+        )
         return meta
     meta["stream"] = kind.stream
     try:
@@ -135,7 +146,7 @@ def _meta_of_rows(
     meta: dict[str, MetaValue] = {}
     if (message := table.text("PBFHEAD")) != kind.rows:
         problems.append(
-            f"the table {kind.table} must hold {kind.rows}, its card PBFHEAD says '{printable(message or '')}'"
+            f"the table {kind.table} must hold {kind.rows}, its PBFHEAD says '{printable(message or '')}'"
         )
     rows = table.integer("ZNAXIS2" if table.text("ZTABLE") == "T" else "NAXIS2")
     if rows is None or rows < 0:
@@ -161,7 +172,9 @@ def _time(table: Hdu, keys: tuple[str, ...], problems: list[str]) -> str | None:
             return datetime.fromisoformat(text).isoformat()
     except ValueError:
         pass
-    problems.append(f"'{printable(text)}' (card {keys[0]} of table {table.name}) is not a time like 2026-03-14T21:00:23")
+    problems.append(
+        f"'{printable(text)}' (card {keys[0]} of table {table.name}) is not a time like 2026-03-14T21:00:23"
+    )
     return None
 
 
@@ -177,15 +190,21 @@ def _compare(delivery: Delivery, meta: dict[str, MetaValue], problems: list[str]
             problems.append(f"the name says {key} {value}, the content {meta[key]}")
 
     stream = meta.get("stream")
-    expected = {"TEL": "Telescope", "SUB": "Trigger" if delivery.stream == "TEL" else "Subarray"}.get(delivery.owner)
+    expected = {"TEL": "Telescope", "SUB": "Trigger" if delivery.stream == "TEL" else "Subarray"}.get(
+        delivery.owner
+    )
     if stream and stream != expected:
-        problems.append(f"the name is that of a {expected or 'device'} stream, the content is a {stream} stream")
+        problems.append(
+            f"the name is that of a {expected or 'device'} stream, the content is a {stream} stream"
+        )
 
     start = meta.get("start_time")
     if isinstance(start, str):
         moment = datetime.fromisoformat(start).replace(tzinfo=UTC)
         if not in_night(moment, delivery.night, delivery.site):
-            problems.append(f"the data begin at {start}, which is not in the observing night {delivery.night}")
+            problems.append(
+                f"the data begin at {start}, which is not in the observing night {delivery.night}"
+            )
 
 
 # --- the one row of DataStream -----------------------------------------------------------------------------
@@ -241,12 +260,13 @@ def _column(table: Hdu, data: bytes, number: int, is_list: bool) -> list[int]:
     if at + count * width > len(values):
         raise _Unreadable("is shorter than it says")
     return [
-        int.from_bytes(values[i : i + width], "little", signed=signed) for i in range(at, at + count * width, width)
+        int.from_bytes(values[i : i + width], "little", signed=signed)
+        for i in range(at, at + count * width, width)
     ]
 
 
 def _decode(block: bytes) -> bytes:
-    """Block: size (8 bytes, little-endian, of itself), ordering, number of encodings, their codes; then the values."""
+    """A block is its size (8 bytes), an ordering, the number of encodings, their codes; then the values."""
     size, _, steps = struct.unpack_from("<qcB", block, 0)
     if size != len(block):
         raise _Unreadable("is not as long as its own header says")

@@ -1,4 +1,4 @@
-"""One pass over the bytes of a FITS file: checksums of the whole, and whether every HDU still is what was written.
+"""One pass over the bytes of a FITS file: checksums of the whole, and whether every HDU is what was written.
 
 FITS standard 4.0: 2880-byte blocks, 80-character cards, CHECKSUM and DATASUM as in appendix J. Nothing here
 interprets tables. Constant memory for any size; whatever the bytes are, the answer is a list of problems.
@@ -34,7 +34,7 @@ _INT = re.compile(r"[+-]?\d{1,20}\Z", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Hdu:
-    """Header of one HDU; its `data` only when they were asked for. `cards` maps 8-character keywords to the rest."""
+    """Header of one HDU; its `data` only when asked for. `cards` maps 8-character keywords to the rest."""
 
     name: str
     cards: Mapping[str, str]
@@ -128,7 +128,7 @@ class _Stream:
         return self._at == len(self._chunk) and not self._fill()
 
     def take(self, limit: int) -> memoryview:
-        """At most `limit` bytes, as many as lie ready; none at the end. Valid as long as it is referred to."""
+        """At most `limit` bytes, as many as lie ready; none at the end."""
         if self.at_end():
             return memoryview(b"")
         part = self._chunk[self._at : self._at + limit]
@@ -202,7 +202,9 @@ def _read_header(stream: _Stream, number: int) -> str:
         if not blocks and number > 0 and not block.startswith(b"XTENSION="):
             raise _Lost(f"{len(block) + stream.drain()} bytes follow the last HDU")
         if len(block) < BLOCK:
-            raise _Lost(f"the file is cut: it ends inside the header of HDU number {number + 1}, before an END card")
+            raise _Lost(
+                f"the file is cut: it ends inside the header of HDU number {number + 1}, before an END card"
+            )
         blocks.append(block)
         end = block.find(_END)
         while end > 0 and end % CARD:
@@ -210,7 +212,9 @@ def _read_header(stream: _Stream, number: int) -> str:
         if end >= 0:
             return b"".join(blocks).decode("latin1")
         if len(blocks) == MAX_HEADER_BLOCKS:
-            raise _Lost(f"the header of HDU number {number + 1} has no END card in {MAX_HEADER_BLOCKS} blocks")
+            raise _Lost(
+                f"the header of HDU number {number + 1} has no END card in {MAX_HEADER_BLOCKS} blocks"
+            )
 
 
 def _find_duplicates(name: str, header: str, cards: Mapping[str, str], problems: list[str]) -> None:

@@ -47,8 +47,15 @@ KEYS: tuple[MetaKey, ...] = (
     MetaKey("array_layout", _STRING, _SET, description="telescopes and their places, such as Alpha"),
     MetaKey("particle", _STRING, _SET, description="gamma, gamma-diffuse, electron, proton, helium or muon"),
     MetaKey("thetaP", _FLOAT, _SET, "deg", "zenith angle of the primary particle"),
-    MetaKey("phiP", _FLOAT, _SET, "deg", "direction in which the particle flies; 180 is pointing North, 0 South"),
-    MetaKey("sct", _STRING, _SET, description="True when Schwarzschild-Couder telescopes are in the layout, or False"),
+    MetaKey(
+        "phiP", _FLOAT, _SET, "deg", "direction in which the particle flies; 180 is pointing North, 0 South"
+    ),
+    MetaKey(
+        "sct",
+        _STRING,
+        _SET,
+        description="True when Schwarzschild-Couder telescopes are in the layout, or False",
+    ),
     MetaKey("view_cone", _FLOAT, _SET, "deg", "half opening angle of the directions of diffuse particles"),
     MetaKey("systematics", _STRING, _SET, description="which systematic variation was simulated"),
     MetaKey("model_version", _STRING, _SET, description="version of the model of the telescopes"),

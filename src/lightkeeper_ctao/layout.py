@@ -125,14 +125,14 @@ class Delivery:
 
 
 def parse_delivery(path: str) -> tuple[Delivery | None, list[str]]:
-    """What `path`, relative to the interface directory and beginning with '/', says; and all that is wrong with it.
+    """What `path`, below the interface directory and beginning with '/', says; and all that is wrong with it.
 
-    None when the path has not the shape of the layout. A Delivery that comes with problems must not be ingested.
+    None when the path has not the shape of the layout. A Delivery with problems must not be ingested.
     """
     parts = path.split("/")[1:]
     if not path.startswith("/") or len(parts) not in (10, 11):
         return None, [
-            f"'{printable(path)}' is outside the directory layout: it has {len(parts)} parts, the layout has 10 or 11 "
+            f"'{printable(path)}' is outside the directory layout: it has {len(parts)} parts, not 10 or 11 "
             "(/vo/scope/level/element/user[/program]/type/year/month/day/name)"
         ]
     vo, scope, level, element, user = parts[:5]
@@ -144,7 +144,7 @@ def parse_delivery(path: str) -> tuple[Delivery | None, list[str]]:
     match = _NAME.fullmatch(name)
     if not match:
         problems.append(
-            f"the name '{printable(name)}' does not follow the naming pattern (TEL001_SDH001_<time>_SBID…_OBSID…)"
+            f"the name '{printable(name)}' does not follow the pattern TEL001_SDH001_<time>_SBID…_OBSID…"
         )
     start = _start(match["start"], problems) if match else None
     if level not in LEVELS:
@@ -183,7 +183,7 @@ def parse_delivery(path: str) -> tuple[Delivery | None, list[str]]:
 
 
 def in_night(moment: datetime, night: date, site: str) -> bool:
-    """Whether `moment` (UTC) may belong to the observing night: noon to noon local time, summer time or not."""
+    """Whether `moment` (UTC) may belong to the observing night: noon to noon local time, summer or not."""
     first, last = _NOON_UTC.get(site, (11, 16))
     begin = datetime(night.year, night.month, night.day, tzinfo=UTC)
     return begin + timedelta(hours=first) <= moment < begin + timedelta(days=1, hours=last)
@@ -215,7 +215,7 @@ def _site(element: str, user: str, problems: list[str]) -> str:
     if element == ARRAY:
         if not of_user:
             problems.append(
-                f"the folder '{printable(user)}' does not tell the site: it must end in -n, -north, -s or -south"
+                f"the folder '{printable(user)}' does not tell the site: it lacks -n, -north, -s or -south"
             )
         return of_user
     known = ELEMENTS.get(element)
@@ -234,7 +234,7 @@ def _contradictions(delivery: Delivery) -> list[str]:
         problems.append(f"a file of a subarray lies below {ARRAY}, not below {known.name}")
     elif known and delivery.owner_id != known.ae_id:
         problems.append(
-            f"the name says {delivery.owner} {delivery.owner_id}, but {known.name} has the number {known.ae_id}"
+            f"the name says {delivery.owner} {delivery.owner_id}, but {known.name} is number {known.ae_id}"
         )
     if delivery.array_element == ARRAY and delivery.owner != "SUB":
         problems.append(
@@ -246,8 +246,8 @@ def _contradictions(delivery: Delivery) -> list[str]:
         problems.append("the folder 'events' holds files of telescopes, the name says SUB")
     if not in_night(delivery.start, delivery.night, delivery.site):
         problems.append(
-            f"the name's time {delivery.start:%Y-%m-%dT%H:%M:%S} is not in the observing night {delivery.night} "
-            "that the folder names"
+            f"the name's time {delivery.start:%Y-%m-%dT%H:%M:%S} is not in the folder's night, "
+            f"{delivery.night}"
         )
     return problems
 

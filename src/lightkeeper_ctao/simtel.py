@@ -4,12 +4,12 @@
 
 Names come in two fashions, and North and South do not mean the same in both:
 
-- `gamma_diffuse_run000010_za20deg_azm000deg_North_alpha_6.0.0_test_file`: North is the site whose telescopes were
-  simulated (La Palma), the azimuth is counted from geographic north; phiP, the direction in which the particles
-  fly, is azimuth + 180 degrees.
-- `proton_20deg_180deg_run000012___cta-prod6-paranal-…`: the numbers are thetaP and phiP themselves; the site is
-  spelled out behind `___`, or not at all. North and South there, as in production documents, are directions of
-  pointing and tell no site.
+- `gamma_diffuse_run000010_za20deg_azm000deg_North_alpha_6.0.0_test_file`: North is the site whose telescopes
+  were simulated (La Palma), the azimuth is counted from geographic north; phiP, the direction in which the
+  particles fly, is azimuth + 180 degrees.
+- `proton_20deg_180deg_run000012___cta-prod6-paranal-…`: the numbers are thetaP and phiP themselves; the site
+  is spelled out behind `___`, or not at all. North and South there, as in production documents, are
+  directions of pointing and tell no site.
 """
 
 import hashlib
@@ -119,7 +119,9 @@ def _meta_of_path(path: str, problems: list[str]) -> dict[str, MetaValue]:
     problems += wrong
     parts = path.split("/")[1:]
     if len(parts) != 4 or parts[1] != FOLDER:
-        problems.append(f"'{printable(path)}' is outside the layout: simulations lie at /vo/{FOLDER}/<campaign>/<name>")
+        problems.append(
+            f"'{printable(path)}' is outside the layout: simulations lie at /vo/{FOLDER}/<campaign>/<name>"
+        )
     else:
         meta["MCCampaign"] = parts[2]
     return meta
@@ -214,7 +216,7 @@ def _demand_end(tee: _Tee, decoder: object) -> None:
 
 
 class _Objects:
-    """Follows the chain of eventio objects through the decompressed stream: every one must be there to its end."""
+    """Follows the chain of eventio objects through the stream: every one must be there to its end."""
 
     def __init__(self) -> None:
         self._head = b""
@@ -226,7 +228,9 @@ class _Objects:
         """The next bytes; `compressed` is how many bytes of the file they and all before came from."""
         self._size += len(data)
         if self._size > FREE_OUTPUT and self._size > MAX_RATIO * compressed:
-            raise _Damaged(f"the compressed stream swells to more than {MAX_RATIO} times its size; this is not a run")
+            raise _Damaged(
+                f"the compressed stream swells to more than {MAX_RATIO} times its size; this is not a run"
+            )
         at = 0
         while at < len(data):
             if self._skip:
@@ -250,7 +254,9 @@ class _Objects:
     def _open(self) -> None:
         mark, kind, _, length = struct.unpack("<4sIII", self._head)
         if mark != _OBJECT_MARK:
-            raise _Damaged(f"what was compressed is not a run: no data object begins after {self._count} objects")
+            raise _Damaged(
+                f"what was compressed is not a run: no data object begins after {self._count} objects"
+            )
         extended = bool(kind & (1 << 17))
         # An extended header has four more bytes with the upper bits of the length; such objects exceed 1 GiB.
         if extended:

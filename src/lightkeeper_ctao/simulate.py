@@ -1,4 +1,4 @@
-"""A toy observatory: writes nights of DL0 files as the array control system hands them over, good and damaged.
+"""A toy observatory: nights of DL0 files as the array control system hands them over, good and damaged.
 
 The files are real in form (tables, protobuf columns, checksums, names, places, triggers) and toys in content:
 gaussian showers in the camera of the large telescopes. ctapipe reads and reconstructs them; no physics claim
@@ -23,10 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from protozfits import DL0v1_Subarray_pb2 as _subarray
-from protozfits import DL0v1_Telescope_pb2 as _telescope
-from protozfits import DL0v1_Trigger_pb2 as _trigger
-from protozfits import ProtobufZOFits
+from protozfits import DL0v1_Subarray_pb2, DL0v1_Telescope_pb2, DL0v1_Trigger_pb2, FlatProtobufZOFits
 from protozfits import numpy_to_any_array as _array
 
 from lightkeeper.domain.catalog import MetaValue
@@ -39,6 +36,11 @@ LSTS = ("LSTN-01", "LSTN-02", "LSTN-03", "LSTN-04")
 TRIGGER = ".trigger"
 DELIVERY = Path("ctao/acada")
 MANIFEST = "MANIFEST.json"
+
+# Generated modules: their classes are made when they are imported, and have no types.
+_SUB: Any = DL0v1_Subarray_pb2
+_TEL: Any = DL0v1_Telescope_pb2
+_TRG: Any = DL0v1_Trigger_pb2
 
 _ROWS_PER_TILE = 20
 _TAI_UTC = 37  # seconds that atomic time is ahead since 2017
@@ -54,8 +56,8 @@ _GROUND = {1: (-70.9, -52.1), 2: (-35.3, 66.1), 3: (75.3, 50.5), 4: (30.9, -64.5
 class NightFile:
     """One delivery. `path` begins with '/' and is below the interface directory.
 
-    `fault` is empty for a good file; otherwise `problem` is part of what a reader must say about it. A trigger
-    without a data file has no `sha256` and the size 0. `meta` is what a reader must find in a good file.
+    `fault` is empty for a good file; otherwise `problem` is part of what a reader must say about it. A
+    trigger without a data file has no `sha256` and the size 0. `meta` is what must be found in a good file.
     """
 
     path: str
@@ -106,15 +108,17 @@ def simulate_night(
     bad: int = 0,
     triggers: bool = True,
 ) -> NightManifest:
-    """Write a night below the interface directory `root`, each observation complete before its triggers appear.
+    """Write a night below the interface directory `root`; triggers appear when an observation is complete.
 
-    `events` per observation, at most `chunk` of them in one file of a telescope; `triggers` adds the stream of
-    telescope triggers. `bad` deliveries with a fault each have observation ids of their own. The same arguments
-    give the same bytes. ctapipe reconstructs only telescopes LSTN-01 to LSTN-04.
+    `events` per observation, at most `chunk` of them in one file of a telescope; `triggers` adds the stream
+    of telescope triggers. `bad` deliveries, with a fault each, have observation ids of their own. The same
+    arguments give the same bytes. ctapipe reconstructs only telescopes LSTN-01 to LSTN-04.
     """
     elements = _elements(telescopes)
     if observations < 0 or events < 1 or chunk < 1 or bad < 0:
-        raise Invalid("a night needs observations and bad deliveries of 0 or more, events and chunk of 1 or more")
+        raise Invalid(
+            "a night needs observations and bad deliveries of 0 or more, events and chunk of 1 or more"
+        )
     rng = np.random.default_rng([seed, night.toordinal()])
     spacing = timedelta(hours=12) / max(observations + bad, 29)
     files: list[NightFile] = []
@@ -125,20 +129,24 @@ def simulate_night(
             files += _Observing(observation, chunk, triggers).run(events, rng)
             ids.append(observation.obs_id)
         for number in range(bad):
-            observation = _observation(root, night, elements[:1], _FIRST_BAD + number, spacing, rng, observations + number)
+            observation = _observation(
+                root, night, elements[:1], _FIRST_BAD + number, spacing, rng, observations + number
+            )
             files.append(_deliver_damaged(observation, _FAULTS[number % len(_FAULTS)], rng))
     return NightManifest(root, night, tuple(ids), tuple(files))
 
 
 def hand_in(source: Path, root: Path) -> list[Path]:
-    """Copy the night folder `source` below `<root>/ctao/acada`, then make the triggers; return what was copied.
+    """Copy the night folder `source` below `<root>/ctao/acada`, make the triggers, return what was copied.
 
-    A file that is there already with the same bytes is left alone, and so is its trigger, present or not. When
-    the source has triggers of its own, only those are made.
+    A file that is there already with the same bytes is left alone, and so is its trigger, present or not.
+    When the source has triggers of its own, only those are made.
     """
     found = sorted(path for path in source.rglob("*") if not path.name.startswith("."))
     own = {path.relative_to(source) for path in found if path.name.endswith(TRIGGER)}
-    data = [path for path in found if path.is_file() and path.name != MANIFEST and not path.name.endswith(TRIGGER)]
+    data = [
+        path for path in found if path.is_file() and path.name != MANIFEST and not path.name.endswith(TRIGGER)
+    ]
     copied = [
         target for path in data if _copy(path, target := root / DELIVERY / path.relative_to(source))
     ]  # fmt: skip
@@ -162,7 +170,9 @@ def hand_in_runs(source: Path, root: Path, *, runs: int, campaign: str) -> Hande
     skipped: list[Path] = []
     copied: list[Path] = []
     used: set[int] = set()
-    for path in sorted(path for path in source.rglob("*") if path.name.endswith((".simtel.zst", ".simtel.gz"))):
+    for path in sorted(
+        path for path in source.rglob("*") if path.name.endswith((".simtel.zst", ".simtel.gz"))
+    ):
         meta, problems = parse_run(path.name)
         if problems:
             skipped.append(path)
@@ -273,12 +283,16 @@ class _Observing:
         """Take `events` events, hand all files in, and say what they are."""
         it = self._observation
         moment = it.start
-        for event_id in range(1, events + 1):
-            moment += timedelta(microseconds=int(rng.exponential(300)) + 10)
-            hit = it.elements if event_id == 1 else tuple(e for e in it.elements if rng.random() < 0.85)
-            self._take(event_id, moment, hit or it.elements[:1], rng)
-        for key in list(self._open):
-            self._close(key)
+        try:
+            for event_id in range(1, events + 1):
+                moment += timedelta(microseconds=int(rng.exponential(300)) + 10)
+                hit = it.elements if event_id == 1 else tuple(e for e in it.elements if rng.random() < 0.85)
+                self._take(event_id, moment, hit or it.elements[:1], rng)
+            for key in list(self._open):
+                self._close(key)
+        finally:
+            for file in self._open.values():
+                file.finish()  # the compiled writer crashes the program when it is left open
         paths = [_local(it.root, file.path) for file in self._done]
         _sync_folders(paths)
         _make_triggers(paths)
@@ -292,7 +306,7 @@ class _Observing:
         ids = np.array([element.ae_id for element in hit], dtype=np.uint16)
         numbers = np.arange(len(hit), dtype=np.uint64) + np.uint64(event_id * 64)
         self._file("SUBARRAY").write(
-            _subarray.Event(
+            _SUB.Event(
                 event_id=event_id,
                 trigger_type=1,
                 sb_id=it.sb_id,
@@ -309,7 +323,7 @@ class _Observing:
         for element, number in zip(hit, numbers, strict=True):
             if self._triggers:
                 self._file("TEL").write(
-                    _trigger.Trigger(
+                    _TRG.Trigger(
                         tel_id=element.ae_id,
                         trigger_id=int(number),
                         trigger_type=1,
@@ -321,7 +335,8 @@ class _Observing:
                     ),
                     moment,
                 )
-            self._file(element.name).write(_telescope_event(event_id, element, moment, shower, rng), moment)
+            event = _telescope_event(event_id, element, moment, shower, rng)
+            self._file(element.name).write(event, moment)
 
     def _file(self, key: str) -> "_TableFile":
         file = self._open.get(key)
@@ -339,10 +354,12 @@ class _Observing:
             return _telescope_file(it, ELEMENTS[key], chunk)
         path = it.path("ARRAY", "triggers", f"SUB{it.subarray_id:03d}", "SWAT001", key, chunk)
         if key == "SUBARRAY":
-            stream = _subarray.DataStream(subarray_id=it.subarray_id, sb_id=it.sb_id, obs_id=it.obs_id, producer_id=1)
+            stream = _SUB.DataStream(
+                subarray_id=it.subarray_id, sb_id=it.sb_id, obs_id=it.obs_id, producer_id=1
+            )
             return _TableFile(_local(it.root, path), it.start, (("DataStream", stream),), "SubarrayEvents")
         ids = np.array([element.ae_id for element in it.elements], dtype=np.uint16)
-        stream = _trigger.DataStream(tel_ids=_array(ids), sb_id=it.sb_id, obs_id=it.obs_id, producer_id=1)
+        stream = _TRG.DataStream(tel_ids=_array(ids), sb_id=it.sb_id, obs_id=it.obs_id, producer_id=1)
         return _TableFile(_local(it.root, path), it.start, (("DataStream", stream),), "Triggers")
 
     def _close(self, key: str) -> None:
@@ -374,13 +391,10 @@ class _Shower:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> "_Shower":
-        return cls(
-            *rng.uniform(-0.35, 0.35, 2),
-            *rng.uniform(-130, 130, 2),
-            10 ** rng.uniform(2.6, 3.6),
-            rng.uniform(0.10, 0.22),
-            rng.uniform(0.04, 0.07),
-        )
+        x, y = rng.uniform(-0.35, 0.35, 2)
+        north, west = rng.uniform(-130, 130, 2)
+        light = 10 ** rng.uniform(2.6, 3.6)
+        return cls(x, y, north, west, light, length=rng.uniform(0.10, 0.22), width=rng.uniform(0.04, 0.07))
 
 
 def _telescope_event(
@@ -388,7 +402,7 @@ def _telescope_event(
 ) -> Any:  # noqa: ANN401  generated protobuf classes have no types
     seconds, quarters = _high_resolution(moment)
     x, y = _pixels()
-    north, west = _GROUND.get(element.ae_id, (0.0, 40.0 * element.ae_id))
+    north, west = _GROUND.get(element.ae_id, (0.0, 30.0 * (element.ae_id % 10 - 5)))
     # Seen from the telescope the shower's maximum is displaced towards the core; so the image points back.
     along = np.array([shower.north - north, shower.west - west]) * (_FOCAL_LENGTH / _MAXIMUM)
     distance = float(np.hypot(*along)) or 1e-9
@@ -402,7 +416,7 @@ def _telescope_event(
     peak = 14 + 6 * np.clip(u[kept], -1, 2) + rng.normal(0, 0.5, kept.sum())
     pulse = 0.35 * np.exp(-0.5 * ((samples[None] - peak[:, None]) / 1.3) ** 2)
     wave = rng.normal(0, 0.3, (kept.sum(), _SAMPLES)) + electrons[kept, None] * pulse
-    return _telescope.Event(
+    return _TEL.Event(
         event_id=event_id,
         tel_id=element.ae_id,
         event_type=32,
@@ -416,13 +430,15 @@ def _telescope_event(
     )
 
 
-def _telescope_file(it: _Observation, element: ArrayElement, chunk: int, obs_id: int | None = None) -> "_TableFile":
+def _telescope_file(
+    it: _Observation, element: ArrayElement, chunk: int, obs_id: int | None = None
+) -> "_TableFile":
     obs_id = obs_id or it.obs_id
     path = it.path(element.name, "events", f"TEL{element.ae_id:03d}", "SDH001", "TEL_SHOWER", chunk)
-    stream = _telescope.DataStream(
+    stream = _TEL.DataStream(
         tel_id=element.ae_id, sb_id=it.sb_id, obs_id=obs_id, waveform_scale=_SCALE, waveform_offset=_OFFSET
     )
-    camera = _telescope.CameraConfiguration(
+    camera = _TEL.CameraConfiguration(
         tel_id=element.ae_id,
         local_run_id=obs_id % 100_000,
         config_time_s=it.start.timestamp(),
@@ -444,7 +460,7 @@ _pixel_positions: list[tuple[Any, Any]] = []
 
 
 def _pixels() -> tuple[Any, Any]:
-    """Where the pixels of the large telescopes' camera are; a square of them when ctapipe_io_zfits is not there."""
+    """Where the pixels of the LST camera are; a square of them when ctapipe_io_zfits is not installed."""
     if not _pixel_positions:
         _pixel_positions.append(_installed_pixels() or _square_pixels())
     return _pixel_positions[0]
@@ -462,7 +478,9 @@ def _installed_pixels() -> tuple[Any, Any] | None:
         return None
     types = {"J": ">i4", "K": ">i8", "D": ">f8", "E": ">f4", "I": ">i2"}
     columns = range(1, (table.integer("TFIELDS") or 0) + 1)
-    row = np.dtype([(table.text(f"TTYPE{i}") or "", types[(table.text(f"TFORM{i}") or "")[-1]]) for i in columns])
+    row = np.dtype(
+        [(table.text(f"TTYPE{i}") or "", types[(table.text(f"TFORM{i}") or "")[-1]]) for i in columns]
+    )
     pixels = np.frombuffer(table.data or b"", row, count=table.integer("NAXIS2") or 0)
     return pixels["pix_x"].astype(float), pixels["pix_y"].astype(float)
 
@@ -480,16 +498,20 @@ def _high_resolution(moment: datetime) -> tuple[int, int]:
 
 # --- files -------------------------------------------------------------------------------------------------
 class _TableFile:
-    """One file in the making: tables of one row, then one long table. Lies outside the layout until finished."""
+    """One file in the making: tables of one row, then one long table. Outside the layout until finished."""
 
-    def __init__(self, path: Path, start: datetime, tables: Sequence[tuple[str, Any]], long_table: str) -> None:
+    def __init__(
+        self, path: Path, start: datetime, tables: Sequence[tuple[str, Any]], long_table: str
+    ) -> None:
         self.path = path
         self.rows = 0
         self.end = start + timedelta(seconds=1)
         self._start = start
         self._folder = tempfile.TemporaryDirectory(prefix="night-")
         self._draft = Path(self._folder.name) / "draft"
-        self._zfits = ProtobufZOFits(n_tiles=8, rows_per_tile=_ROWS_PER_TILE, compression_block_size_kb=64 * 1024)
+        self._zfits = FlatProtobufZOFits(
+            n_tiles=8, rows_per_tile=_ROWS_PER_TILE, compression_block_size_kb=64 * 1024
+        )
         self._zfits.open(str(self._draft))
         for name, message in tables:
             self._table(name)
@@ -547,7 +569,9 @@ def _copy(source: Path, target: Path) -> bool:
     if target.exists():
         if filecmp.cmp(source, target, shallow=False):
             return False
-        raise Conflict(f"{target} is there already with other content than {source}", hint="remove one of them")
+        raise Conflict(
+            f"{target} is there already with other content than {source}", hint="remove one of them"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     shutil.copyfile(source, part)
@@ -604,9 +628,10 @@ class _Fault:
 
 def _deliver_damaged(it: _Observation, fault: _Fault, rng: np.random.Generator) -> NightFile:
     element = it.elements[0]
+    events = [_telescope_event(number, element, it.start, _Shower.random(rng), rng) for number in (1, 2)]
     file = _telescope_file(it, element, 0, obs_id=it.obs_id + 50_000 if fault is _OTHER_ID else None)
-    for event_id in (1, 2):
-        file.write(_telescope_event(event_id, element, it.start, _Shower.random(rng), rng), it.start)
+    for event in events:
+        file.write(event, it.start)
     content = fault.damage(file.finish())
     path = file.path
     if fault is _UNKNOWN_ELEMENT:
@@ -630,7 +655,9 @@ def _flipped(content: bytes, position: int) -> bytes:
 def _without(content: bytes, key: str, table: str) -> bytes:
     """`content` without card `key` in the header of `table`, with right checksums."""
     damaged = bytearray(content)
-    begin, end = next(span for span in _spans(content) if f"EXTNAME = '{table}'".encode() in content[slice(*span)])
+    begin, end = next(
+        span for span in _spans(content) if f"EXTNAME = '{table}'".encode() in content[slice(*span)]
+    )
     card = content.index(f"{key:8s}=".encode(), begin, end)
     damaged[card : card + CARD] = b" " * CARD
     at = damaged.index(b"CHECKSUM= '", begin) + 11
@@ -644,7 +671,9 @@ def _without_sums(content: bytes) -> bytes:
 
 
 def _spans(content: bytes) -> list[tuple[int, int]]:
-    begins = [at for at in range(0, len(content), BLOCK) if content.startswith((b"SIMPLE  =", b"XTENSION="), at)]
+    begins = [
+        at for at in range(0, len(content), BLOCK) if content.startswith((b"SIMPLE  =", b"XTENSION="), at)
+    ]
     return list(zip(begins, [*begins[1:], len(content)], strict=True))
 
 
@@ -669,7 +698,11 @@ _NO_DATA = _Fault("trigger without a data file", "")
 _OTHER_ID = _Fault("observation id differs from the name", "the name says obs_id")
 _UNKNOWN_ELEMENT = _Fault("unknown array element", "is not an array element of the observatory")
 _FAULTS = (
-    _Fault("flipped data byte", "DATASUM of HDU Events is wrong", lambda c: _flipped(c, _spans(c)[-1][1] - 2 * BLOCK)),
+    _Fault(
+        "flipped data byte",
+        "DATASUM of HDU Events is wrong",
+        lambda c: _flipped(c, _spans(c)[-1][1] - 2 * BLOCK),
+    ),
     _Fault("cut in the middle", "the file is cut", lambda c: c[: _spans(c)[-1][1] - BLOCK - 1001]),
     _Fault("empty", "the file is empty", lambda _: b""),
     _Fault("card PBFHEAD missing", "card PBFHEAD is missing", lambda c: _without(c, "PBFHEAD", "DataStream")),
@@ -679,7 +712,11 @@ _FAULTS = (
     _Fault("card DATE-END missing", "card DATE-END is missing", lambda c: _without(c, "DATE-END", "Events")),
     _Fault("bytes after the end", "bytes follow the last HDU", lambda c: c + b"X" * 1234),
     _UNKNOWN_ELEMENT,
-    _Fault("flipped header byte", "CHECKSUM of HDU Events is wrong", lambda c: _flipped(c, c.rindex(b"COMPILED") + 12)),
+    _Fault(
+        "flipped header byte",
+        "CHECKSUM of HDU Events is wrong",
+        lambda c: _flipped(c, c.rindex(b"COMPILED") + 12),
+    ),
     _Fault("no checksums", "carries no CHECKSUM", _without_sums),
     _Fault("card ORIGIN missing", "card ORIGIN is missing", lambda c: _without(c, "ORIGIN", "DataStream")),
 )

@@ -34,7 +34,9 @@ def header(*cards):
     return text.ljust(-(-len(text) // BLOCK) * BLOCK).encode()
 
 
-PRIMARY = header("SIMPLE  =                    T", "BITPIX  =                    8", "NAXIS   =                    0")
+PRIMARY = header(
+    "SIMPLE  =                    T", "BITPIX  =                    8", "NAXIS   =                    0"
+)
 
 
 @pytest.mark.parametrize("path", CAMERA_FILES, ids=lambda path: path.name)
@@ -114,7 +116,10 @@ def test_a_cut_inside_an_hdu_is_found(data):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.binary(max_size=20_000), st.sampled_from([b"", b"SIMPLE  =", PRIMARY, PRIMARY + b"XTENSION= 'BINTABLE'"]))
+@given(
+    st.binary(max_size=20_000),
+    st.sampled_from([b"", b"SIMPLE  =", PRIMARY, PRIMARY + b"XTENSION= 'BINTABLE'"]),
+)
 def test_hostile_bytes_never_raise(rest, begin):
     assert walk_bytes(begin + rest).problems
 
@@ -125,13 +130,22 @@ def test_hostile_bytes_never_raise(rest, begin):
         (["BITPIX  = 8", "NAXIS   = 99999999999"], "impossible size: BITPIX 8, NAXIS 99999999999"),
         (["BITPIX  = 8", "NAXIS   = 1", "NAXIS1  = -5"], "impossible size: NAXIS1 is -5"),
         (["BITPIX  = 7", "NAXIS   = 0"], "impossible size: BITPIX 7"),
-        (["BITPIX  = 8", "NAXIS   = 2", "NAXIS1  = 9999999999999", "NAXIS2  = 9999999999999"], "impossible size"),
-        (["BITPIX  = 8", "NAXIS   = 1", "NAXIS1  = 1", "PCOUNT  = 9223372036854775807"], "impossible size: PCOUNT"),
+        (
+            ["BITPIX  = 8", "NAXIS   = 2", "NAXIS1  = 9999999999999", "NAXIS2  = 9999999999999"],
+            "impossible size",
+        ),
+        (
+            ["BITPIX  = 8", "NAXIS   = 1", "NAXIS1  = 1", "PCOUNT  = 9223372036854775807"],
+            "impossible size: PCOUNT",
+        ),
         (["BITPIX  = 8", "NAXIS   = 1", "NAXIS1  = 1", "PCOUNT  = -1"], "impossible size: PCOUNT -1"),
         (["BITPIX  = 8", "NAXIS   = 1"], "no usable NAXIS1 card"),
         (["BITPIX  = 'x'", "NAXIS   = 1"], "no usable BITPIX card"),
         (["BITPIX  = 8", "NAXIS   = 1", "NAXIS1  = 9000000000"], "the file is cut"),
-        (["BITPIX  = 8", "NAXIS   = 0", "ORIGIN  = 'A'", "ORIGIN  = 'B'"], "carries the card ORIGIN more than once"),
+        (
+            ["BITPIX  = 8", "NAXIS   = 0", "ORIGIN  = 'A'", "ORIGIN  = 'B'"],
+            "carries the card ORIGIN more than once",
+        ),
         (["BITPIX  = 8", "NAXIS   = 0", "ORIGIN  = 'Å'"], "characters that FITS does not allow"),
     ],
 )
@@ -165,9 +179,18 @@ def test_too_many_hdus_are_not_followed():
                 "DATASUM of HDU Events is wrong: its data are not what was written",
             ],
         ),
-        ("flipped_header_byte", ["CHECKSUM of HDU Events is wrong: its header or data are not what was written"]),
-        ("truncated_mid_block", ["the file is cut: HDU Events has 97481 bytes of the data, its header says 191148"]),
-        ("truncated_at_block", ["the file is cut: HDU Events has 95040 bytes of the data, its header says 191148"]),
+        (
+            "flipped_header_byte",
+            ["CHECKSUM of HDU Events is wrong: its header or data are not what was written"],
+        ),
+        (
+            "truncated_mid_block",
+            ["the file is cut: HDU Events has 97481 bytes of the data, its header says 191148"],
+        ),
+        (
+            "truncated_at_block",
+            ["the file is cut: HDU Events has 95040 bytes of the data, its header says 191148"],
+        ),
         (
             "truncated_in_header",
             ["the file is cut: it ends inside the header of HDU number 4, before an END card"],

@@ -176,7 +176,9 @@ class PosixStorage:
             )
 
     def local_path(self, path: str) -> Path:
-        """Where the file lies here, whether it exists or not. Links that are made later are not seen."""
+        """Where the file lies here, whether it exists or not; "/" is the root. Links that are made later are not seen."""
+        if path == "/":
+            return self.root
         directory, name = self._split(path)
         with self._failures("look at", path), suppress(*_MISSING), self._directories(directory):
             pass

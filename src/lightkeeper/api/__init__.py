@@ -64,7 +64,10 @@ def make_api(ctx: Context, token: str) -> FastAPI:
 
     def operator(authorization: Annotated[str, Header()] = "") -> None:
         if not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
-            raise Refused("this changes something, so it needs the operator's token", hint="it lies in the home's run folder")
+            raise Refused(
+                "this changes something, so it needs the operator's token",
+                hint="it lies in the home's run folder",
+            )
 
     @app.get("/api/v1/health")
     def health() -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
@@ -129,7 +132,10 @@ def make_api(ctx: Context, token: str) -> FastAPI:
     def submit(body: ProductionDocument) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         name = produce.submit(ctx, body.name, body.document, _sandbox(body), open_=body.open)
         with ctx.db.transaction() as conn:
-            return {"production": name, "transformations": [asdict(t) for t in reports.transformations(conn, name)]}
+            return {
+                "production": name,
+                "transformations": [asdict(t) for t in reports.transformations(conn, name)],
+            }
 
     @app.get("/api/v1/transformations")
     def transformations(production: str | None = None) -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 
 from lightkeeper import __version__
@@ -29,9 +30,13 @@ app = typer.Typer(
 def _options(
     home: Annotated[
         Path | None,
-        typer.Option(envvar="LIGHTKEEPER_HOME", help="Folder of the instance; ~/.lightkeeper when not given."),
+        typer.Option(
+            envvar="LIGHTKEEPER_HOME", help="Folder of the instance; ~/.lightkeeper when not given."
+        ),
     ] = None,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True)
+    ] = False,
 ) -> None:
     if version:
         print(f"lightkeeper {__version__}")
@@ -48,6 +53,7 @@ work.add_to(app)
 
 def main() -> None:
     """Entry point of `lightkeeper` and `lk`."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for answers
     try:
         app()
     except LightkeeperError as error:

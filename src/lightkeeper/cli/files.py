@@ -26,7 +26,9 @@ def files(
     try:
         wanted = json.loads(query)
     except ValueError as error:
-        raise Invalid(f"the query is not JSON: {error}", hint="""write it like '{"data_level": 0}'""") from error
+        raise Invalid(
+            f"the query is not JSON: {error}", hint="""write it like '{"data_level": 0}'"""
+        ) from error
     with client() as api:
         for found in api.files(wanted, limit):
             sys.stdout.write((json.dumps(found) if as_json else found["lfn"]) + "\n")
@@ -49,7 +51,8 @@ def refused(as_json: AsJson = False) -> None:
 
 
 def why(
-    lfn: Annotated[str, typer.Argument(metavar="FILE", help="Name of a file in the catalogue.")], as_json: AsJson = False
+    lfn: Annotated[str, typer.Argument(metavar="FILE", help="Name of a file in the catalogue.")],
+    as_json: AsJson = False,
 ) -> None:
     """Tell a file's story: its copies, what it waits for, and how it was made, back to the raw files."""
     with client() as api:
@@ -69,7 +72,9 @@ def tell(story: dict[str, Any]) -> None:
     out.print(f"  {facts}", soft_wrap=True)
     out.print(f"  policy {story['policy'] or 'none: no policy matches its metadata'}")
     for copy in story["replicas"]:
-        out.print(f"  copy at {copy['storage']} ({copy['site']}): {copy['state']}, read back {cell('at', copy['verified_at'])}")
+        out.print(
+            f"  copy at {copy['storage']} ({copy['site']}): {copy['state']}, read back {cell('at', copy['verified_at'])}"
+        )
     for transfer in story["under_way"]:
         out.print(f"  copy to {transfer['target']}: {transfer['state']} {transfer['error'] or ''}")
     steps = {step["file_id"]: step for step in story["made_from"]}

@@ -40,7 +40,9 @@ def _in_words(runs: dict[str, object] | None) -> str:
 
 
 def fsck(
-    read_bytes: Annotated[bool, typer.Option("--read-bytes", help="Re-read every copy and compare checksums.")] = False,
+    read_bytes: Annotated[
+        bool, typer.Option("--read-bytes", help="Re-read every copy and compare checksums.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check every invariant and every copy; exit status 1 when anything is violated."""
@@ -58,7 +60,12 @@ def fsck(
 def healed(as_json: AsJson = False) -> None:
     """List what was remedied without a person."""
     with client() as api:
-        show(api.healed(), as_json=as_json, columns=("at", "kind", "id", "what", "why"), empty="nothing had to be healed")
+        show(
+            api.healed(),
+            as_json=as_json,
+            columns=("at", "kind", "id", "what", "why"),
+            empty="nothing had to be healed",
+        )
 
 
 def add_to(app: typer.Typer) -> None:

@@ -19,7 +19,9 @@ out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def show(value: Any, *, as_json: bool, columns: Sequence[str] = (), title: str = "", empty: str = "nothing") -> None:
+def show(
+    value: Any, *, as_json: bool, columns: Sequence[str] = (), title: str = "", empty: str = "nothing"
+) -> None:
     """Print `value`: as JSON, or as a table of these columns when it is a list, or of keys and values."""
     if as_json:
         sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
@@ -31,7 +33,9 @@ def show(value: Any, *, as_json: bool, columns: Sequence[str] = (), title: str =
     elif not value:
         out.print(empty)
     else:
-        table = Table(title=title or None, title_justify="left", box=None, header_style="bold", pad_edge=False)
+        table = Table(
+            title=title or None, title_justify="left", box=None, header_style="bold", pad_edge=False
+        )
         for column in columns:
             number = isinstance(value[0].get(column), int | float)
             table.add_column(column.replace("_", " "), justify="right" if number else "left", overflow="fold")

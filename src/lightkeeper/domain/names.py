@@ -25,7 +25,9 @@ Lfn = NewType("Lfn", str)
 def parse_lfn(text: str) -> Lfn:
     """`text` as an LFN; raises Invalid with the offending part named."""
     if not text.startswith("/"):
-        raise Invalid(f"'{printable(text)}' is not a file name of the catalogue: it must be absolute, like /vo/scope/file")
+        raise Invalid(
+            f"'{printable(text)}' is not a file name of the catalogue: it must be absolute, like /vo/scope/file"
+        )
     if len(text) > MAX_LFN:
         raise Invalid(f"'{printable(text[:60])}…' has {len(text)} characters; a file name may have {MAX_LFN}")
     for part in text[1:].split("/"):

@@ -49,7 +49,9 @@ class CopyPlan:
     blocked: str = ""
 
 
-def plan_copies(policy: Policy, file: FileCopies, storages: Mapping[int, StorageElement], now: datetime) -> CopyPlan:
+def plan_copies(
+    policy: Policy, file: FileCopies, storages: Mapping[int, StorageElement], now: datetime
+) -> CopyPlan:
     """The difference between what is owed and what is there.
 
     While no data centre has the file only one transfer is planned, so that the second copy is made from the first
@@ -61,7 +63,9 @@ def plan_copies(policy: Policy, file: FileCopies, storages: Mapping[int, Storage
     missing = policy.copies - len(have | coming)
     if missing <= 0:
         return _free(policy, file, storages, now) if len(have) >= policy.copies else CopyPlan()
-    off_site = any(_is_ok(r) and storages[r.storage_id].site_kind is SiteKind.DATA_CENTRE for r in file.replicas)
+    off_site = any(
+        _is_ok(r) and storages[r.storage_id].site_kind is SiteKind.DATA_CENTRE for r in file.replicas
+    )
     if not off_site:
         if coming:
             return CopyPlan()
@@ -84,13 +88,16 @@ def plan_copies(policy: Policy, file: FileCopies, storages: Mapping[int, Storage
             targets.append(storage)
     blocked = ""
     if off_site and len(targets) < missing or not targets:
-        blocked = f"policy {policy.name} wants {policy.copies} copies on {policy.media} at distinct data centres; " + (
-            f"only {len(have | coming) + len(targets)} can hold one"
+        blocked = (
+            f"policy {policy.name} wants {policy.copies} copies on {policy.media} at distinct data centres; "
+            + (f"only {len(have | coming) + len(targets)} can hold one")
         )
     return CopyPlan(copy_to=tuple(t.storage_id for t in targets), blocked=blocked)
 
 
-def may_free(file: FileCopies, storage_id: int, copies: int, storages: Mapping[int, StorageElement], now: datetime) -> str:
+def may_free(
+    file: FileCopies, storage_id: int, copies: int, storages: Mapping[int, StorageElement], now: datetime
+) -> str:
     """Why the on-site replica at `storage_id` may not be deleted now; empty when it may (I2)."""
     wanted = max(copies, MIN_COPIES_TO_FREE)
     centres = {
@@ -110,13 +117,18 @@ def may_free(file: FileCopies, storage_id: int, copies: int, storages: Mapping[i
     return ""
 
 
-def _free(policy: Policy, file: FileCopies, storages: Mapping[int, StorageElement], now: datetime) -> CopyPlan:
+def _free(
+    policy: Policy, file: FileCopies, storages: Mapping[int, StorageElement], now: datetime
+) -> CopyPlan:
     if not policy.free_on_site:
         return CopyPlan()
     freeable: list[int] = []
     look_again: datetime | None = None
     for replica in file.replicas:
-        if replica.state is not ReplicaState.AVAILABLE or storages[replica.storage_id].site_kind is SiteKind.DATA_CENTRE:
+        if (
+            replica.state is not ReplicaState.AVAILABLE
+            or storages[replica.storage_id].site_kind is SiteKind.DATA_CENTRE
+        ):
             continue
         due = replica.state_since + policy.min_age
         if now < due:
@@ -135,7 +147,10 @@ def _is_ok(replica: Replica) -> bool:
 def _counts(replica: Replica, policy: Policy, storages: Mapping[int, StorageElement]) -> bool:
     storage = storages[replica.storage_id]
     return (
-        _is_ok(replica) and storage.enabled and storage.media is policy.media and storage.site_kind is SiteKind.DATA_CENTRE
+        _is_ok(replica)
+        and storage.enabled
+        and storage.media is policy.media
+        and storage.site_kind is SiteKind.DATA_CENTRE
     )
 
 

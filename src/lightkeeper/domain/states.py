@@ -108,72 +108,95 @@ KINDS: Final[Mapping[str, Kind]] = {
 }
 """Kind by the name of its table."""
 
-MOVES: Final[Mapping[tuple[State, State], str]] = {
-    (Trigger.ACCEPTED, Trigger.REGISTERED): "ingest: verified and in the catalogue",
-    (Trigger.ACCEPTED, Trigger.QUARANTINED): "ingest: refused, with the reason",
-    (Replica.AVAILABLE, Replica.SUSPECT): "audit, transfer, run: a read failed or the bytes differ",
-    (Replica.AVAILABLE, Replica.LOST): "audit, ingest: the file is not there any more",
-    (Replica.AVAILABLE, Replica.DELETING): "transfer: an intent is being carried out",
-    (Replica.SUSPECT, Replica.AVAILABLE): "audit: read again and in order",
-    (Replica.SUSPECT, Replica.LOST): "audit: read again and not in order",
-    (Replica.LOST, Replica.AVAILABLE): "ingest, transfer: the bytes are there again and agree",
-    (Replica.DELETING, Replica.AVAILABLE): "transfer: the intent was void",
-    (Transfer.WAITING, Transfer.RUNNING): "transfer: claimed",
-    (Transfer.RUNNING, Transfer.DONE): "transfer: read back and equal",
-    (Transfer.RUNNING, Transfer.WAITING): "transfer, heal: failed or abandoned, to be tried again",
-    (Transfer.RUNNING, Transfer.FAILED): "transfer: tried too often",
-    (Transfer.WAITING, Transfer.FAILED): "transfer: no longer wanted",
-    (Transfer.FAILED, Transfer.WAITING): "heal, operator: try again",
-    (Intent.APPROVED, Intent.DONE): "transfer: the replica is gone",
-    (Intent.APPROVED, Intent.VOID): "transfer: the evidence no longer holds",
-    (Production.NEW, Production.ACTIVE): "produce: started",
-    (Production.ACTIVE, Production.STOPPED): "operator",
-    (Production.STOPPED, Production.ACTIVE): "operator",
-    (Production.ACTIVE, Production.COMPLETED): "heal: every transformation is Completed",
-    (Transformation.NEW, Transformation.ACTIVE): "produce: started",
-    (Transformation.ACTIVE, Transformation.FLUSH): "heal: no more input will come, some wait below the group size",
-    (Transformation.FLUSH, Transformation.ACTIVE): "transform: the smaller groups are made",
-    (Transformation.ACTIVE, Transformation.STOPPED): "operator",
-    (Transformation.STOPPED, Transformation.ACTIVE): "operator",
-    (Transformation.ACTIVE, Transformation.COMPLETED): "heal: no more input will come and every task is Done",
-    (Task.READY, Task.RUNNING): "run: a pilot claimed its job",
-    (Task.RUNNING, Task.DONE): "run: an attempt was accepted",
-    (Task.RUNNING, Task.READY): "run, heal: the attempt failed, another is due",
-    (Task.RUNNING, Task.FAILED): "run, heal: the last attempt failed",
-    (Task.FAILED, Task.READY): "operator: try again",
-    (Job.WAITING, Job.RUNNING): "run: claimed by a pilot",
-    (Job.WAITING, Job.KILLED): "operator",
-    (Job.RUNNING, Job.COMPLETING): "run: the pilot reported its outputs",
-    (Job.RUNNING, Job.FAILED): "run: the pilot reported an error; heal: its pilot is lost",
-    (Job.RUNNING, Job.KILLED): "operator",
-    (Job.COMPLETING, Job.DONE): "run: outputs verified, promoted and registered",
-    (Job.COMPLETING, Job.FAILED): "run: outputs are not what was reported",
-    (Pilot.SUBMITTED, Pilot.RUNNING): "run: it asked for work",
-    (Pilot.SUBMITTED, Pilot.LOST): "heal: its executor does not know it any more",
-    (Pilot.SUBMITTED, Pilot.ENDED): "run: stopped before it asked for work",
-    (Pilot.RUNNING, Pilot.ENDED): "run: it said goodbye",
-    (Pilot.RUNNING, Pilot.LOST): "heal: silent, or its executor does not know it any more",
+MOVES: Final[Mapping[Kind, Mapping[tuple[State, State], str]]] = {
+    Trigger: {
+        (Trigger.ACCEPTED, Trigger.REGISTERED): "ingest: verified and in the catalogue",
+        (Trigger.ACCEPTED, Trigger.QUARANTINED): "ingest: refused, with the reason",
+    },
+    Replica: {
+        (Replica.AVAILABLE, Replica.SUSPECT): "audit, transfer, run: a read failed or the bytes differ",
+        (Replica.AVAILABLE, Replica.LOST): "audit, ingest: the file is not there any more",
+        (Replica.AVAILABLE, Replica.DELETING): "transfer: an intent is being carried out",
+        (Replica.SUSPECT, Replica.AVAILABLE): "audit: read again and in order",
+        (Replica.SUSPECT, Replica.LOST): "audit: read again and not in order",
+        (Replica.LOST, Replica.AVAILABLE): "ingest, transfer: the bytes are there again and agree",
+        (Replica.DELETING, Replica.AVAILABLE): "transfer: the intent was void",
+    },
+    Transfer: {
+        (Transfer.WAITING, Transfer.RUNNING): "transfer: claimed",
+        (Transfer.RUNNING, Transfer.DONE): "transfer: read back and equal",
+        (Transfer.RUNNING, Transfer.WAITING): "transfer, heal: failed or abandoned, to be tried again",
+        (Transfer.RUNNING, Transfer.FAILED): "transfer: tried too often",
+        (Transfer.WAITING, Transfer.FAILED): "transfer: no longer wanted",
+        (Transfer.FAILED, Transfer.WAITING): "heal, operator: try again",
+    },
+    Intent: {
+        (Intent.APPROVED, Intent.DONE): "transfer: the replica is gone",
+        (Intent.APPROVED, Intent.VOID): "transfer: the evidence no longer holds",
+    },
+    Production: {
+        (Production.NEW, Production.ACTIVE): "produce: started",
+        (Production.ACTIVE, Production.STOPPED): "operator",
+        (Production.STOPPED, Production.ACTIVE): "operator",
+        (Production.ACTIVE, Production.COMPLETED): "heal: every transformation is Completed",
+    },
+    Transformation: {
+        (Transformation.NEW, Transformation.ACTIVE): "produce: started",
+        (
+            Transformation.ACTIVE,
+            Transformation.FLUSH,
+        ): "heal: no more input will come, some wait below the group size",
+        (Transformation.FLUSH, Transformation.ACTIVE): "transform: the smaller groups are made",
+        (Transformation.ACTIVE, Transformation.STOPPED): "operator",
+        (Transformation.STOPPED, Transformation.ACTIVE): "operator",
+        (
+            Transformation.ACTIVE,
+            Transformation.COMPLETED,
+        ): "heal: no more input will come and every task is Done",
+    },
+    Task: {
+        (Task.READY, Task.RUNNING): "run: a pilot claimed its job",
+        (Task.RUNNING, Task.DONE): "run: an attempt was accepted",
+        (Task.RUNNING, Task.READY): "run, heal: the attempt failed, another is due",
+        (Task.RUNNING, Task.FAILED): "run, heal: the last attempt failed",
+        (Task.FAILED, Task.READY): "operator: try again",
+    },
+    Job: {
+        (Job.WAITING, Job.RUNNING): "run: claimed by a pilot",
+        (Job.WAITING, Job.KILLED): "operator",
+        (Job.RUNNING, Job.COMPLETING): "run: the pilot reported its outputs",
+        (Job.RUNNING, Job.FAILED): "run: the pilot reported an error; heal: its pilot is lost",
+        (Job.RUNNING, Job.KILLED): "operator",
+        (Job.COMPLETING, Job.DONE): "run: outputs verified, promoted and registered",
+        (Job.COMPLETING, Job.FAILED): "run: outputs are not what was reported",
+    },
+    Pilot: {
+        (Pilot.SUBMITTED, Pilot.RUNNING): "run: it asked for work",
+        (Pilot.SUBMITTED, Pilot.LOST): "heal: its executor does not know it any more",
+        (Pilot.SUBMITTED, Pilot.ENDED): "run: stopped before it asked for work",
+        (Pilot.RUNNING, Pilot.ENDED): "run: it said goodbye",
+        (Pilot.RUNNING, Pilot.LOST): "heal: silent, or its executor does not know it any more",
+    },
 }
-"""Every allowed move and who makes it."""
+"""Every allowed move by kind, and who makes it. By kind, because equal names of different kinds are equal texts."""
 
-REST: Final[Mapping[State, timedelta]] = {
-    Trigger.ACCEPTED: timedelta(minutes=15),
-    Transfer.RUNNING: timedelta(hours=6),
-    Intent.APPROVED: timedelta(hours=1),
-    Replica.DELETING: timedelta(hours=1),
-    Replica.SUSPECT: timedelta(days=1),
-    Transformation.FLUSH: timedelta(minutes=10),
-    Job.COMPLETING: timedelta(minutes=10),
-    Pilot.SUBMITTED: timedelta(hours=24),
+REST: Final[Mapping[Kind, Mapping[State, timedelta]]] = {
+    Trigger: {Trigger.ACCEPTED: timedelta(minutes=15)},
+    Transfer: {Transfer.RUNNING: timedelta(hours=6)},
+    Intent: {Intent.APPROVED: timedelta(hours=1)},
+    Replica: {Replica.DELETING: timedelta(hours=1), Replica.SUSPECT: timedelta(days=1)},
+    Transformation: {Transformation.FLUSH: timedelta(minutes=10)},
+    Job: {Job.COMPLETING: timedelta(minutes=10)},
+    Pilot: {Pilot.SUBMITTED: timedelta(hours=24)},
 }
 """How long a row may stay in a passing state before a person is told."""
-
-FINAL: Final[frozenset[State]] = frozenset(
-    state for kind in KINDS.values() for state in kind if not any(source == state and type(source) is kind for source, _ in MOVES)
-)
-"""States that nothing leaves."""
 
 
 def allowed(source: State, target: State) -> bool:
     """Whether the table has the move."""
-    return any(s is source and t is target for s, t in MOVES)
+    return type(source) is type(target) and (source, target) in MOVES[type(source)]
+
+
+def is_final(state: State) -> bool:
+    """Whether nothing leaves this state."""
+    return all(source != state for source, _ in MOVES[type(state)])

@@ -53,7 +53,8 @@ def _lost_pilots(ctx: Context) -> int:
         pilot
         for pilot in pilots
         if (pilot.handle is not None and pilot.handle not in running)
-        or pilot.silent > (ctx.settings.pilot_silence if pilot.state is Pilot.RUNNING else ctx.settings.pilot_silence * 5)
+        or pilot.silent
+        > (ctx.settings.pilot_silence if pilot.state is Pilot.RUNNING else ctx.settings.pilot_silence * 5)
         or (pilot.handle is None and pilot.silent > ctx.settings.pilot_silence)
     ]
     for pilot in lost:
@@ -63,7 +64,13 @@ def _lost_pilots(ctx: Context) -> int:
                 continue
             jobs = work.jobs_on_pilots(conn, [pilot.pilot_id])
             again, over = work.failed(
-                conn, jobs, Job.RUNNING, "Pilot lost", f"pilot {pilot.name} {why}", None, ctx.settings.retry_after
+                conn,
+                jobs,
+                Job.RUNNING,
+                "Pilot lost",
+                f"pilot {pilot.name} {why}",
+                None,
+                ctx.settings.retry_after,
             )
             if jobs:
                 what = f"pilot {pilot.name} was lost; its work goes to another pilot"
@@ -78,7 +85,13 @@ def _silent_jobs(ctx: Context) -> int:
         jobs = work.silent_jobs(conn, ctx.settings.pilot_silence * 2)
         if jobs:
             again, _ = work.failed(
-                conn, jobs, Job.RUNNING, "Job silent", "its pilot does not mention it", None, ctx.settings.retry_after
+                conn,
+                jobs,
+                Job.RUNNING,
+                "Job silent",
+                "its pilot does not mention it",
+                None,
+                ctx.settings.retry_after,
             )
             transitions.remedied(conn, "task", again, "the task gets another attempt", "its job fell silent")
     return len(jobs)

@@ -89,7 +89,9 @@ def register_accepted(ctx: Context) -> int:
         _remove_trigger_file(ctx, elements[claim.storage_id], claim.path)
     for claim, reason in [*bad, *outcome.failed]:
         _quarantine(ctx, elements[claim.storage_id], claim, reason)
-    ctx.log.info("ingested", registered=len(outcome.done), quarantined=len(bad) + len(outcome.failed), early=len(early))
+    ctx.log.info(
+        "ingested", registered=len(outcome.done), quarantined=len(bad) + len(outcome.failed), early=len(early)
+    )
     return len(read)
 
 
@@ -116,7 +118,11 @@ def _read(ctx: Context, element: StorageElement, claim: Claim, vocabulary: Vocab
         if claim.waited < ctx.settings.trigger_patience:
             return None
         patience = int(ctx.settings.trigger_patience.total_seconds())
-        return Product(None, None, problems=(f"the trigger is there, but its data file did not come within {patience} s",))
+        return Product(
+            None,
+            None,
+            problems=(f"the trigger is there, but its data file did not come within {patience} s",),
+        )
     except LightkeeperError as error:
         return Product(None, None, problems=(error.message,))
 
@@ -145,7 +151,11 @@ def _register(ctx: Context, good: Sequence[tuple[Claim, Product]], vocabulary: V
             if file.lfn in result.conflicts
         ]
         transitions.move_replicas(
-            conn, overwritten, Replica.AVAILABLE, Replica.LOST, "overwritten on site by a delivery with other content"
+            conn,
+            overwritten,
+            Replica.AVAILABLE,
+            Replica.LOST,
+            "overwritten on site by a delivery with other content",
         )
     refused = [claim for claim, product in good if product.lfn in result.conflicts]
     reason = "this name is registered already with another content; a file never changes: deliver it under a new name"
@@ -199,4 +209,3 @@ def _local(ctx: Context, element: StorageElement) -> LocalStorage:
             hint="use a driver like 'posix' for storages with `ingest: true`",
         )
     return cast(LocalStorage, storage)
-

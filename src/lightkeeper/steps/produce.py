@@ -23,7 +23,8 @@ def plan(ctx: Context, document: str, sandbox: Mapping[str, bytes]) -> Productio
             return sandbox[name]
         except KeyError:
             raise NotFound(
-                f"the production names the file '{name}', which does not lie beside it", hint=nearest(name, sandbox)
+                f"the production names the file '{name}', which does not lie beside it",
+                hint=nearest(name, sandbox),
             ) from None
 
     if not ctx.observatories:
@@ -37,7 +38,9 @@ def plan(ctx: Context, document: str, sandbox: Mapping[str, bytes]) -> Productio
     return plan
 
 
-def submit(ctx: Context, name: str, document: str, sandbox: Mapping[str, bytes], *, open_: bool = False) -> str:
+def submit(
+    ctx: Context, name: str, document: str, sandbox: Mapping[str, bytes], *, open_: bool = False
+) -> str:
     """Start a production on the files that match now, or with `open_` also on those that come later; return its name."""
     parse_name(name, "production")
     steps = plan(ctx, document, sandbox)
@@ -61,7 +64,9 @@ def submit(ctx: Context, name: str, document: str, sandbox: Mapping[str, bytes],
             )
         taken = work.activate(conn, production_id)
         if not taken and not open_:
-            raise Invalid(_no_input(steps), hint="check the query, or submit with --open for files that will come")
+            raise Invalid(
+                _no_input(steps), hint="check the query, or submit with --open for files that will come"
+            )
     ctx.log.info("submitted", production=name, transformations=len(ids), inputs=taken)
     return name
 
@@ -70,7 +75,8 @@ def _same(known: work.ProductionRow, document: str) -> str:
     if known.document == document:
         return known.name
     raise Conflict(
-        f"production '{known.name}' exists already with another document", hint="choose another name for this one"
+        f"production '{known.name}' exists already with another document",
+        hint="choose another name for this one",
     )
 
 
@@ -81,7 +87,8 @@ def _check(step: PlannedStep, vocabulary: Vocabulary, sites: list[str]) -> None:
             vocabulary.key(key.strip())
     if step.destination is not None and step.destination not in sites:
         raise Invalid(
-            f"step {step.number}: destination '{step.destination}' is not a site", hint=nearest(step.destination, sites)
+            f"step {step.number}: destination '{step.destination}' is not a site",
+            hint=nearest(step.destination, sites),
         )
 
 

@@ -39,7 +39,8 @@ def why_file(ctx: Context, lfn: str) -> Story:
         files = catalog.files_by_lfn(conn, [parse_lfn(lfn)])
         if not files:
             raise NotFound(
-                f"{lfn} is not in the catalogue", hint="lightkeeper file list, or look in lightkeeper quarantine"
+                f"{lfn} is not in the catalogue",
+                hint="lightkeeper file list, or look in lightkeeper quarantine",
             )
         file = files[0]
         return Story(
@@ -65,7 +66,9 @@ def transformation(ctx: Context, transformation_id: int) -> TransformationReport
     with ctx.db.transaction() as conn:
         summaries = reports.transformations(conn, only=transformation_id)
         if not summaries:
-            raise NotFound(f"there is no transformation {transformation_id}", hint="lightkeeper transformation list")
+            raise NotFound(
+                f"there is no transformation {transformation_id}", hint="lightkeeper transformation list"
+            )
         rows = transformation_report(reports.job_groups(conn, transformation_id))
         facts = {f.transformation_id: f for f in work.facts(conn)}
     waits_for = remedy(facts[transformation_id])[1] if transformation_id in facts else ""
@@ -115,10 +118,14 @@ def files(ctx: Context, query_text: str, limit: int | None = None) -> Iterator[F
     with ctx.db.transaction() as conn:
         vocabulary = topology.vocabulary(conn)
     query = Query.from_map(wanted, vocabulary)
-    return _pages(ctx, query.jsonpath(vocabulary, KeyLevel.SET), query.jsonpath(vocabulary, KeyLevel.FILE), limit)
+    return _pages(
+        ctx, query.jsonpath(vocabulary, KeyLevel.SET), query.jsonpath(vocabulary, KeyLevel.FILE), limit
+    )
 
 
-def _pages(ctx: Context, set_query: str | None, file_query: str | None, limit: int | None) -> Iterator[FileRow]:
+def _pages(
+    ctx: Context, set_query: str | None, file_query: str | None, limit: int | None
+) -> Iterator[FileRow]:
     after, left = 0, limit
     while left is None or left > 0:
         with ctx.db.transaction() as conn:

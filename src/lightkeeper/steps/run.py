@@ -130,13 +130,17 @@ def goodbye(ctx: Context, pilot: PilotRow) -> None:
 def _suspect(conn: db.Connection, bad_replicas: Sequence[Mapping[str, str]]) -> None:
     if not bad_replicas:
         return
-    ids = {file.lfn: file.file_id for file in catalog.files_by_lfn(conn, [bad["lfn"] for bad in bad_replicas])}
+    ids = {
+        file.lfn: file.file_id for file in catalog.files_by_lfn(conn, [bad["lfn"] for bad in bad_replicas])
+    }
     storages = {s.name: s.storage_id for s in topology.storages(conn)}
     for bad in bad_replicas:
         if bad["lfn"] in ids and bad["storage"] in storages:
             replica = (ids[Lfn(bad["lfn"])], storages[bad["storage"]])
             if transitions.move_replicas(conn, [replica], Replica.AVAILABLE, Replica.SUSPECT, bad["why"]):
-                transitions.remedied(conn, "file", [replica[0]], f"its copy at {bad['storage']} counts no more", bad["why"])
+                transitions.remedied(
+                    conn, "file", [replica[0]], f"its copy at {bad['storage']} counts no more", bad["why"]
+                )
     transfers.unsettle(conn, list(ids.values()))
 
 
@@ -162,7 +166,9 @@ def accept(ctx: Context, job_id: int) -> None:
         recipe = _recipe(ctx, job.job_type, job.transformation_id, job.task_id, job.job_id, job.body, files)
         element = _storage_named(str(job.report["storage"]), storages)
         outputs = _verified(ctx.storage(element), job, recipe.outputs)
-        activities = [a for log in job.report["provenance"] for a in ctx.job_type(job.job_type).activities(log)]
+        activities = [
+            a for log in job.report["provenance"] for a in ctx.job_type(job.job_type).activities(log)
+        ]
         _register(ctx, job, recipe, outputs, activities, element, {file.lfn: file.file_id for file in files})
     except Unavailable as error:
         ctx.log.warning("job not accepted yet", job=job_id, why=error.message)
@@ -182,7 +188,9 @@ def _verified(storage: Storage, job: CompletingJob, expected: Sequence[ExpectedO
         except NotFound:
             found = _read(storage, output.lfn)  # promoted before a crash of whoever was accepting
         if found != reported[output.name]:
-            raise Corrupt(f"{output.name} is not what the pilot uploaded: {found.size} bytes, sha256 {found.sha256[:12]}…")
+            raise Corrupt(
+                f"{output.name} is not what the pilot uploaded: {found.size} bytes, sha256 {found.sha256[:12]}…"
+            )
     return reported
 
 
@@ -199,7 +207,8 @@ def _register(
     with ctx.db.transaction() as conn:
         vocabulary = topology.vocabulary(conn)
     drafts = [
-        NewFile(output.lfn, fixities[output.name], dict(output.meta), element.storage_id, 0) for output in recipe.outputs
+        NewFile(output.lfn, fixities[output.name], dict(output.meta), element.storage_id, 0)
+        for output in recipe.outputs
     ]
     with ctx.db.transaction() as conn:
         catalog.name_sets(conn, drafts, vocabulary)
@@ -216,7 +225,9 @@ def _register(
             if storage.stat(temporary) is not None:
                 storage.rename(temporary, output.lfn)
         files = [
-            NewFile(output.lfn, fixities[output.name], dict(output.meta), element.storage_id, made_by[output.name])
+            NewFile(
+                output.lfn, fixities[output.name], dict(output.meta), element.storage_id, made_by[output.name]
+            )
             for output in recipe.outputs
         ]
         catalog.register(conn, files, vocabulary, produced_by=job.transformation_id)
@@ -277,10 +288,14 @@ def _fail_from(
     ctx: Context, job_id: int, source: Job, minor: str, application: str, exit_code: int | None
 ) -> None:
     with ctx.db.transaction() as conn:
-        again, over = work.failed(conn, [job_id], source, minor, application, exit_code, ctx.settings.retry_after)
+        again, over = work.failed(
+            conn, [job_id], source, minor, application, exit_code, ctx.settings.retry_after
+        )
         why = f"{minor}: {application}" if application else minor
         transitions.remedied(conn, "task", again, "the task gets another attempt", why)
-    ctx.log.warning("job failed", job=job_id, why=application or minor, exit_code=exit_code, again=again, given_up=over)
+    ctx.log.warning(
+        "job failed", job=job_id, why=application or minor, exit_code=exit_code, again=again, given_up=over
+    )
 
 
 # --- pilots ------------------------------------------------------------------------------------------------------
@@ -330,9 +345,13 @@ def _recipe(
 
 def _upload_to(site: str, storages: Iterable[StorageElement]) -> StorageElement:
     """Where a pilot at `site` leaves its outputs: the site's own disk, else any data centre's."""
-    disks = [s for s in storages if s.enabled and s.media is Media.DISK and s.site_kind is SiteKind.DATA_CENTRE]
+    disks = [
+        s for s in storages if s.enabled and s.media is Media.DISK and s.site_kind is SiteKind.DATA_CENTRE
+    ]
     if not disks:
-        raise Unavailable("no data centre has a disk storage that is enabled", hint="lightkeeper storage list")
+        raise Unavailable(
+            "no data centre has a disk storage that is enabled", hint="lightkeeper storage list"
+        )
     return min(disks, key=lambda s: (s.site != site, s.storage_id))
 
 

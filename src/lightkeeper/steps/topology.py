@@ -169,10 +169,16 @@ def _check(ctx: Context, conn: Connection, document: Document) -> None:
         parse_name(name, "policy")
         query = Query.from_map(policy.files, vocabulary)
         if query.jsonpath(vocabulary, KeyLevel.FILE):
-            raise Invalid(f"policies.{name}.files: a policy is chosen by keys that whole sets share, not by file-level keys")
+            raise Invalid(
+                f"policies.{name}.files: a policy is chosen by keys that whole sets share, not by file-level keys"
+            )
     used = {s.name: s for s in topology.storages(conn)}
     for name, storage in document.storages.items():
-        if name in used and used[name].root != storage.root and topology.holds_replicas(conn, used[name].storage_id):
+        if (
+            name in used
+            and used[name].root != storage.root
+            and topology.holds_replicas(conn, used[name].storage_id)
+        ):
             raise Conflict(
                 f"storage {name} holds replicas below {used[name].root}, so its root cannot become {storage.root}",
                 hint="add a new storage and let policies fill it",
@@ -190,12 +196,19 @@ def _differences(conn: Connection, document: Document) -> list[str]:
     for site in topology.sites(conn):
         computing = Computing(executor=site.executor, pilots=site.pilots) if site.executor else None
         have[f"site {site.name}"] = SitePart(
-            kind=site.kind, country=site.country, latitude=site.latitude, longitude=site.longitude, computing=computing
+            kind=site.kind,
+            country=site.country,
+            latitude=site.latitude,
+            longitude=site.longitude,
+            computing=computing,
         ).model_dump()
     for storage in topology.storages(conn):
         have[f"storage {storage.name}"] = _storage_part(storage).model_dump()
     for link in topology.links(conn):
-        have[f"link {link.source} to {link.target}"] = {"max_transfers": link.max_transfers, "max_rate": link.max_rate}
+        have[f"link {link.source} to {link.target}"] = {
+            "max_transfers": link.max_transfers,
+            "max_rate": link.max_rate,
+        }
     for policy in topology.policies(conn):
         have[f"policy {policy.name}"] = {
             "files": dict(policy.query),
@@ -218,7 +231,9 @@ def _differences(conn: Connection, document: Document) -> list[str]:
             changes.append(f"{name}: new")
         elif have[name] != wanted:
             parts = [
-                f"{key} {have[name].get(key)} → {value}" for key, value in wanted.items() if have[name].get(key) != value
+                f"{key} {have[name].get(key)} → {value}"
+                for key, value in wanted.items()
+                if have[name].get(key) != value
             ]
             changes.append(f"{name}: {', '.join(parts)}")
     return changes
@@ -286,7 +301,16 @@ def _write(conn: Connection, document: Document, changes: list[str]) -> None:
         topology.assign_policies(conn)
 
 
-_UNITS = {"bit": 1 / 8, "kbit": 125, "mbit": 125_000, "gbit": 125_000_000, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9}
+_UNITS = {
+    "bit": 1 / 8,
+    "kbit": 125,
+    "mbit": 125_000,
+    "gbit": 125_000_000,
+    "b": 1,
+    "kb": 1e3,
+    "mb": 1e6,
+    "gb": 1e9,
+}
 
 
 def _rate(text: str | None) -> int | None:

@@ -93,9 +93,15 @@ def _did_not_arrive(
             transitions.move_replicas(conn, [replica], Replica.AVAILABLE, Replica.SUSPECT, source_fault)
         transfers.did_not_arrive(conn, transfer, error.message, wait)
         if wait is not None:
-            what = "the copy was thrown away and will be made again" if isinstance(error, Corrupt) else "tried again"
+            what = (
+                "the copy was thrown away and will be made again"
+                if isinstance(error, Corrupt)
+                else "tried again"
+            )
             transitions.remedied(conn, "transfer", [transfer.transfer_id], what, error.message)
-    ctx.log.warning("not copied", file=transfer.path, attempt=transfer.attempts, why=error.message, source=source_fault)
+    ctx.log.warning(
+        "not copied", file=transfer.path, attempt=transfer.attempts, why=error.message, source=source_fault
+    )
 
 
 def _what_is_wrong_with(source: Storage, transfer: ClaimedTransfer) -> str:
@@ -136,7 +142,9 @@ def _delete_one(ctx: Context, intent: OpenIntent, storages: dict[int, StorageEle
         copies = transfers.lock_file_for_deletion(conn, intent)
         if copies is None:
             return
-        already_gone = storage.stat(intent.path) is None  # unlinked before a crash, under evidence that held then
+        already_gone = (
+            storage.stat(intent.path) is None
+        )  # unlinked before a crash, under evidence that held then
         objection = may_free(copies, intent.storage_id, intent.copies, storages, db.now(conn))
         if transfers.in_use(conn, intent.file_id, intent.storage_id):
             objection = "a transfer reads it"

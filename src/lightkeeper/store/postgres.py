@@ -199,6 +199,8 @@ class Server:
     def _launch(self, deadline: float) -> None:
         """Run the server and wait until it is ready; returns early when asked to stop."""
         place = self._place
+        if place.log.exists() and place.log.stat().st_size > LOG_BYTES:
+            place.log.replace(place.log.with_suffix(".log.1"))
         while not self._stopping.is_set():
             _end_leftovers(place.data, deadline)
             _forget_old_pid(place.data)
@@ -392,8 +394,6 @@ def _create(place: Place) -> None:
 
 
 def _run(place: Place) -> subprocess.Popen[bytes]:
-    if place.log.exists() and place.log.stat().st_size > LOG_BYTES:
-        place.log.replace(place.log.with_suffix(".log.1"))
     command = [place.programs / "postgres", "-D", place.data]
     for name, value in _settings(place).items():
         command += ["-c", f"{name}={value}"]

@@ -58,7 +58,8 @@ def _document(conn: Connection, body: Mapping[str, Any] | None) -> bytes | None:
         return None
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
     conn.execute(
-        "INSERT INTO document (sha256, body) VALUES (%s, %s) ON CONFLICT DO NOTHING", (digest, Jsonb(dict(body)))
+        "INSERT INTO document (sha256, body) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+        (digest, Jsonb(dict(body))),
     )
     return digest
 

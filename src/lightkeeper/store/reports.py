@@ -180,7 +180,9 @@ class TransformationSummary:
     outputs: int
 
 
-def transformations(conn: Connection, production: str | None = None, only: int | None = None) -> list[TransformationSummary]:
+def transformations(
+    conn: Connection, production: str | None = None, only: int | None = None
+) -> list[TransformationSummary]:
     """Transformations in order; of one production, or one by id, if given."""
     return rows(
         conn,
@@ -341,10 +343,12 @@ def outputs(conn: Connection, limit: int = 1000) -> list[str]:
 def history_of(conn: Connection, kind: str, subject: int) -> list[dict[str, Any]]:
     """Every move of one row, oldest first."""
     found = conn.execute(
-        "SELECT at, part, source, target, why FROM history WHERE kind = %s AND id = %s ORDER BY at", (kind, subject)
+        "SELECT at, part, source, target, why FROM history WHERE kind = %s AND id = %s ORDER BY at",
+        (kind, subject),
     ).fetchall()
     return [
-        {"at": at, "part": part, "from": source, "to": target, "why": why} for at, part, source, target, why in found
+        {"at": at, "part": part, "from": source, "to": target, "why": why}
+        for at, part, source, target, why in found
     ]
 
 

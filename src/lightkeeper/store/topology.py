@@ -95,8 +95,15 @@ def policies(conn: Connection) -> list[Policy]:
 
 def vocabulary(conn: Connection) -> Vocabulary:
     """The registered metadata keys."""
-    found = conn.execute("SELECT name, type::text, level::text, unit, description FROM meta_key ORDER BY name").fetchall()
-    return Vocabulary([MetaKey(name, KeyType(type_), KeyLevel(level), unit, text) for name, type_, level, unit, text in found])
+    found = conn.execute(
+        "SELECT name, type::text, level::text, unit, description FROM meta_key ORDER BY name"
+    ).fetchall()
+    return Vocabulary(
+        [
+            MetaKey(name, KeyType(type_), KeyLevel(level), unit, text)
+            for name, type_, level, unit, text in found
+        ]
+    )
 
 
 # --- writing ---------------------------------------------------------------------------------------------------
@@ -239,4 +246,7 @@ def put_keys(conn: Connection, keys: Sequence[MetaKey]) -> int:
 
 def holds_replicas(conn: Connection, storage_id: int) -> bool:
     """Whether any replica is recorded on the storage."""
-    return conn.execute("SELECT FROM replica WHERE storage_id = %s LIMIT 1", (storage_id,)).fetchone() is not None
+    return (
+        conn.execute("SELECT FROM replica WHERE storage_id = %s LIMIT 1", (storage_id,)).fetchone()
+        is not None
+    )

@@ -91,7 +91,9 @@ def copies_of(conn: Connection, file_ids: Sequence[int]) -> list[tuple[FileCopie
 
 def _replica(text: str) -> Replica:
     storage_id, state, verified_at, since = json.loads(text)
-    return Replica(storage_id, ReplicaState(state), datetime.fromisoformat(verified_at), datetime.fromisoformat(since))
+    return Replica(
+        storage_id, ReplicaState(state), datetime.fromisoformat(verified_at), datetime.fromisoformat(since)
+    )
 
 
 # --- transfers -------------------------------------------------------------------------------------------------
@@ -234,13 +236,16 @@ def arrived(conn: Connection, transfer: ClaimedTransfer, sha256: str) -> None:
 def add_replica(conn: Connection, file_id: int, storage_id: int) -> None:
     """A verified copy is there; one that was suspect or lost is in order again."""
     added = conn.execute(
-        "INSERT INTO replica (file_id, storage_id) VALUES (%s, %s) ON CONFLICT DO NOTHING", (file_id, storage_id)
+        "INSERT INTO replica (file_id, storage_id) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+        (file_id, storage_id),
     ).rowcount
     if added:
         _count_replica(conn, file_id, storage_id, 1)
     else:
         for state in (ReplicaState.LOST, ReplicaState.SUSPECT):
-            move_replicas(conn, [(file_id, storage_id)], state, ReplicaState.AVAILABLE, "copied again and verified")
+            move_replicas(
+                conn, [(file_id, storage_id)], state, ReplicaState.AVAILABLE, "copied again and verified"
+            )
 
 
 def did_not_arrive(conn: Connection, transfer: ClaimedTransfer, error: str, wait: timedelta | None) -> None:
@@ -331,7 +336,11 @@ def open_intents(conn: Connection, limit: int) -> list[OpenIntent]:
 def lock_file_for_deletion(conn: Connection, intent: OpenIntent) -> FileCopies | None:
     """Lock the file's row and return its copies; None when the intent is no longer open."""
     conn.execute("SELECT FROM file WHERE file_id = %s FOR UPDATE", (intent.file_id,))
-    if not values(conn, "SELECT intent_id FROM intent WHERE intent_id = %(id)s AND state = 'Approved'", id=intent.intent_id):
+    if not values(
+        conn,
+        "SELECT intent_id FROM intent WHERE intent_id = %(id)s AND state = 'Approved'",
+        id=intent.intent_id,
+    ):
         return None
     return copies_of(conn, [intent.file_id])[0][0]
 
@@ -371,7 +380,9 @@ def deleted(conn: Connection, intent: OpenIntent) -> None:
 def void(conn: Connection, intent: OpenIntent, why: str) -> None:
     """The evidence no longer holds: the replica stays."""
     move(conn, [intent.intent_id], Intent.APPROVED, Intent.VOID, why)
-    move_replicas(conn, [(intent.file_id, intent.storage_id)], ReplicaState.DELETING, ReplicaState.AVAILABLE, why)
+    move_replicas(
+        conn, [(intent.file_id, intent.storage_id)], ReplicaState.DELETING, ReplicaState.AVAILABLE, why
+    )
     unsettle(conn, [intent.file_id])
 
 

@@ -63,10 +63,13 @@ def move_replicas(
 def remedied(conn: Connection, kind: str, ids: Sequence[int], what: str, why: str) -> None:
     """Note that something was healed without a person."""
     conn.execute(
-        "INSERT INTO remedy (kind, id, what, why) SELECT %s, unnest(%s::bigint[]), %s, %s", (kind, list(ids), what, why)
+        "INSERT INTO remedy (kind, id, what, why) SELECT %s, unnest(%s::bigint[]), %s, %s",
+        (kind, list(ids), what, why),
     )
 
 
 def _check(source: State, target: State) -> None:
     if not allowed(source, target):
-        raise ValueError(f"{type(source).__name__} may not move from {source} to {target}: see domain/states.py")
+        raise ValueError(
+            f"{type(source).__name__} may not move from {source} to {target}: see domain/states.py"
+        )

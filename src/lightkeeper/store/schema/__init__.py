@@ -26,7 +26,9 @@ def migrate(url: str) -> list[str]:
             "CREATE TABLE IF NOT EXISTS migration "
             "(name text PRIMARY KEY, sha256 text NOT NULL, applied timestamptz NOT NULL DEFAULT now())"
         )
-        applied = {name: digest for name, digest in conn.execute("SELECT name, sha256 FROM migration").fetchall()}
+        applied = {
+            name: digest for name, digest in conn.execute("SELECT name, sha256 FROM migration").fetchall()
+        }
         known = _migrations()
         _refuse_foreign(applied, known)
         if not applied:
@@ -66,12 +68,16 @@ def _refuse_foreign(applied: dict[str, str], known: dict[str, str]) -> None:
 
 def _load_moves(conn: Connection) -> None:
     """Make the table of states that guards the database equal to the one in `domain/states.py`."""
-    wanted = {(type(s).__name__.lower(), str(s), str(t)): maker for (s, t), maker in MOVES.items()}
+    wanted = [
+        (kind.__name__.lower(), str(source), str(target), maker)
+        for kind, moves in MOVES.items()
+        for (source, target), maker in moves.items()
+    ]
     conn.execute("DELETE FROM state_move")
     with conn.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO state_move (kind, source, target, maker) VALUES (%s, %s, %s, %s)",
-            [(*key, maker) for key, maker in wanted.items()],
+            wanted,
         )
 
 

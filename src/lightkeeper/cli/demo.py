@@ -1,0 +1,202 @@
+"""lightkeeper demo."""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from lightkeeper.cli import home as homes
+from lightkeeper.cli.files import tell
+from lightkeeper.cli.output import AsJson, err, out, readable_bytes, show
+from lightkeeper.cli.work import PROGRESS, report_table
+from lightkeeper.client import Client
+from lightkeeper.demo import Demo, Result, open_demo
+
+
+def demo(
+    home: Annotated[
+        Path | None, typer.Option(help="Folder of the demo's instance; a new temporary one if not given.")
+    ] = None,
+    night: Annotated[
+        Path | None, typer.Option(help="Folder with a night to hand in; simulated if not given.")
+    ] = None,
+    events: Annotated[
+        Path | None, typer.Option(help="Folder with events to process; the night's if not given.")
+    ] = None,
+    scale: Annotated[
+        int, typer.Option(min=1, max=1000, help="Runs of each simulated file, or observations.")
+    ] = 4,
+    port: Annotated[int, typer.Option(help="Port of the dashboard; 0: any free one.")] = 0,
+    keep_running: Annotated[
+        bool, typer.Option("--keep-running", help="Stay up afterwards, until Ctrl-C.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show a night's walk: in, verified, copied twice, freed, processed, healed, explained."""
+    chosen = home or Path(tempfile.mkdtemp(prefix="lightkeeper-demo-"))
+    settings = homes.settings(
+        chosen,
+        port=port,
+        trigger_patience=timedelta(seconds=3),
+        lease=timedelta(seconds=20),
+        heartbeat=timedelta(seconds=1),
+        pilot_idle=timedelta(seconds=10),
+        pilot_silence=timedelta(seconds=15),
+        retry_after=timedelta(seconds=0.5),
+    )
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with _Display(quiet=as_json) as display, (settings.home / "demo.log").open("a") as log_file:
+        log = _FileLog(log_file)
+        with open_demo(settings, log) as instance:
+            token = (settings.home / "run" / "operator.token").read_text()
+            with Client(instance.url, token) as client:
+                display.address = instance.url
+                result = Demo(instance, client, display.tell).run(night, events, scale)
+                display.end()
+                _print(result, as_json)
+                if keep_running:
+                    err.print(f"The dashboard stays at {instance.url} until Ctrl-C")
+                    _wait_for_interrupt()
+    if result.facts["fsck_violations"]:
+        raise typer.Exit(1)
+
+
+def _print(result: Result, as_json: bool) -> None:
+    facts = result.facts
+    if as_json:
+        sys.stdout.write(json.dumps(facts, indent=2, default=str) + "\n")
+        sys.stdout.flush()
+        return
+    out.print()
+    for report in result.reports:
+        out.print(report_table(report))
+    if result.story:
+        out.print(f"\n[bold]Why is there {result.story['file']['lfn'].rpartition('/')[2]}?[/]")
+        tell(result.story)
+    out.print("\n[bold]Healed on the way, without a person[/]")
+    show(facts["healed"], as_json=False, columns=("at", "kind", "what", "why"), empty="nothing")
+    out.print("\n[bold]Refused, never registered[/]")
+    show(facts["quarantine"], as_json=False, columns=("path", "reason"), empty="nothing")
+    out.print()
+    show(
+        facts["transformations"],
+        as_json=False,
+        columns=[c for c in PROGRESS if c not in ("production", "processed")],
+    )
+    table = Table(box=None, show_header=False, title="The night", title_justify="left")
+    table.add_row(
+        "in the catalogue", f"{facts['files_ingested']} files, {facts['files_quarantined']} refused"
+    )
+    table.add_row("verified copies at data centres", str(facts["replicas_verified"]))
+    table.add_row("copied", readable_bytes(facts["bytes_copied"]))
+    table.add_row("freed on site", f"{facts['onsite_freed']} files, each after two copies were read back")
+    table.add_row("made", f"{facts['outputs']} files, {facts['lineage_depth']} steps from raw data")
+    table.add_row("promises broken (fsck, every byte re-read)", str(facts["fsck_violations"]))
+    table.add_row("time", f"{facts['seconds']} s")
+    table.add_row("dashboard", facts["dashboard"])
+    table.add_row("look again", f"lightkeeper --home {facts['home']} up")
+    out.print(table)
+
+
+class _Display:
+    """What is happening, in plain words: a live panel on a terminal, a line per change elsewhere."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.address = ""
+        self._live = (
+            None if quiet or not err.is_terminal else Live(console=err, refresh_per_second=8, transient=True)
+        )
+        self._quiet = quiet
+        self._last = ""
+        self._spinner = Spinner("dots")
+        self._started = time.monotonic()
+
+    def __enter__(self) -> "_Display":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Give the terminal back."""
+        if self._live:
+            self._live.stop()
+
+    def tell(self, sentence: str, status: Mapping[str, Any]) -> None:
+        """Show a sentence and the numbers."""
+        if self._live:
+            self._spinner.update(
+                text=Text(f"{sentence} … {time.monotonic() - self._started:.0f} s", style="bold")
+            )
+            self._live.update(
+                Group(self._spinner, _numbers(status), Text(f"dashboard: {self.address}", style="dim"))
+            )
+        elif sentence != self._last and not self._quiet:
+            err.print(f"{time.monotonic() - self._started:5.1f} s  {sentence}")
+        self._last = sentence
+
+
+def _numbers(status: Mapping[str, Any]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    waiting = status["transfers_waiting"] + status["transfers_running"]
+    table.add_row("deliveries", f"{status['files_ingested']} registered, {status['triggers_open']} to verify, "
+                  f"{status['files_quarantined']} refused")  # fmt: skip
+    table.add_row("copies", f"{status['replicas_verified']} verified at data centres, {waiting} under way")
+    table.add_row("on site", f"{status['onsite_freed']} freed")
+    table.add_row(
+        "jobs",
+        f"{status['jobs_running']} running, {status['jobs_waiting']} waiting, {status['pilots']} pilots",
+    )
+    return table
+
+
+class _FileLog:
+    """The log of a demo goes to a file: the terminal is for the display."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def info(self, event: str, **facts: Any) -> None:
+        self._write("info", event, facts)
+
+    def warning(self, event: str, **facts: Any) -> None:
+        self._write("warning", event, facts)
+
+    def error(self, event: str, **facts: Any) -> None:
+        self._write("error", event, facts)
+
+    def _write(self, level: str, event: str, facts: dict[str, Any]) -> None:
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "level": level,
+            "event": event,
+            **facts,
+        }
+        self._file.write(json.dumps(line, default=repr) + "\n")
+        self._file.flush()
+
+
+def _wait_for_interrupt() -> None:
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        err.print("stopping …")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this command."""
+    app.command()(demo)
