@@ -57,9 +57,7 @@ def make_log(settings: Settings) -> Log:
     """A log for people on a terminal, JSON lines otherwise; to standard error."""
     as_text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
     renderer = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-        if as_text
-        else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if as_text else structlog.processors.JSONRenderer()
     )
     return structlog.wrap_logger(
         structlog.PrintLogger(sys.stderr),

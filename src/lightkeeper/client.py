@@ -90,13 +90,9 @@ class Client:
 
     def plan(self, document: str, sandbox: Mapping[str, str]) -> dict[str, Any]:
         """What a production document asks for; nothing is done."""
-        return self._post(
-            "productions/plan", {"name": "plan", "document": document, "sandbox": dict(sandbox)}
-        )
+        return self._post("productions/plan", {"name": "plan", "document": document, "sandbox": dict(sandbox)})
 
-    def submit(
-        self, name: str, document: str, sandbox: Mapping[str, str], *, open_: bool = False
-    ) -> dict[str, Any]:
+    def submit(self, name: str, document: str, sandbox: Mapping[str, str], *, open_: bool = False) -> dict[str, Any]:
         """Start a production."""
         body = {"name": name, "document": document, "sandbox": dict(sandbox), "open": open_}
         return self._post("productions", body)
@@ -175,7 +171,5 @@ def _error(answer: httpx.Response) -> LightkeeperError:
         return errors_by_code()[told["code"]](told["message"], hint=told["hint"])
     except (ValueError, KeyError, TypeError):
         if answer.status_code == 422:
-            return errors_by_code()["invalid"](
-                f"the server does not understand the request: {answer.text[:300]}"
-            )
+            return errors_by_code()["invalid"](f"the server does not understand the request: {answer.text[:300]}")
         return LightkeeperError(f"the server answered {answer.status_code}: {answer.text[:300]}")

@@ -14,15 +14,25 @@ from lightkeeper.store.db import Database
 class Log(Protocol):
     """Decisions with identifiers, as structlog takes them."""
 
-    def info(self, event: str, **facts: Any) -> None: ...
-    def warning(self, event: str, **facts: Any) -> None: ...
-    def error(self, event: str, **facts: Any) -> None: ...
+    def info(self, event: str, **facts: Any) -> None:
+        """What was decided."""
+        ...
+
+    def warning(self, event: str, **facts: Any) -> None:
+        """What did not go as it should and is being remedied."""
+        ...
+
+    def error(self, event: str, **facts: Any) -> None:
+        """What somebody should look at."""
+        ...
 
 
 class StorageMaker(Protocol):
     """Makes the storage plug-in for a storage element."""
 
-    def __call__(self, name: str, root: str) -> Storage: ...
+    def __call__(self, name: str, root: str) -> Storage:
+        """The storage `name` whose files lie below `root`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """`lightkeeper demo`: the walk of a file from folder to report, with things that break on the way.
 
 It runs a complete instance and uses it through its HTTP contract, as anybody would. Three faults are real ones: a mover
-that flips a byte of its first copy, a pilot killed with -9, and a job's tool that is terminated. Nothing but the mover
+that flips a byte of its first copy, a pilot killed with -9, and a job's tool killed too. Nothing but the mover
 is told of them. Started again on the same home it goes on where it was.
 """
 
@@ -42,9 +42,7 @@ class Result:
 class Demo:
     """One run of the demo on a home."""
 
-    def __init__(
-        self, instance: Instance, client: Client, tell: Callable[[str, Mapping[str, Any]], None]
-    ) -> None:
+    def __init__(self, instance: Instance, client: Client, tell: Callable[[str, Mapping[str, Any]], None]) -> None:
         """`tell` is given a sentence and the instance's numbers, often."""
         self._instance, self._client, self._tell = instance, client, tell
 
@@ -86,9 +84,7 @@ class Demo:
 
     def _is_finished(self, status: Mapping[str, Any]) -> bool:
         productions = self._client.productions()
-        quiet = not any(
-            status[key] for key in ("unsettled", "transfers_waiting", "transfers_running", "intents_open")
-        )
+        quiet = not any(status[key] for key in ("unsettled", "transfers_waiting", "transfers_running", "intents_open"))
         return quiet and all(p["state"] == "Completed" for p in productions)
 
     def _wait(self, sentence: str, until: Callable[[Mapping[str, Any]], bool]) -> None:
@@ -153,7 +149,7 @@ class Demo:
 
 
 class Saboteur:
-    """Kills one pilot with -9 and terminates the tool of one job, while they work, once each."""
+    """Kills one pilot and the tool of one other job with -9, while they work, once each."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -171,7 +167,7 @@ class Saboteur:
 
     def _run(self) -> None:
         spared: set[int] = set()
-        for attack in (self._kill_pilot, self._terminate_tool):
+        for attack in (self._kill_pilot, self._kill_tool):
             while not self._stopping.wait(0.2):
                 jobs = [job for job in self._executing() if job["task_id"] not in spared]
                 victim = next((job for job in jobs if attack(job)), None)
@@ -183,18 +179,16 @@ class Saboteur:
         with suppress(LightkeeperError):
             jobs = self._client.jobs()
             return [
-                j
-                for j in jobs
-                if j["status"] == "Running" and j["minor_status"] == "Executing Payload" and j["handle"]
+                j for j in jobs if j["status"] == "Running" and j["minor_status"] == "Executing Payload" and j["handle"]
             ]
         return []
 
     def _kill_pilot(self, job: Mapping[str, Any]) -> bool:
         return _kill(_pid(job), signal.SIGKILL)
 
-    def _terminate_tool(self, job: Mapping[str, Any]) -> bool:
+    def _kill_tool(self, job: Mapping[str, Any]) -> bool:
         tools = [pid for pid in _descendants(_pid(job)) if "cwltool" not in _command(pid)]
-        return bool(tools) and _kill(tools[-1], signal.SIGTERM)
+        return bool(tools) and _kill(tools[-1], signal.SIGKILL)
 
 
 def faulty_mover() -> CorruptingMover:

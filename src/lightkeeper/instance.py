@@ -43,7 +43,7 @@ class Instance:
     def __init__(
         self, settings: Settings, *, work: bool = True, mover: Mover | None = None, log: Log | None = None
     ) -> None:
-        """With `work` the duties run too; without, only the API answers. `mover` and `log` replace the installed ones."""
+        """With `work` the duties run too, else only the API answers. `mover` and `log` replace the installed ones."""
         self.settings = settings
         self._stack = ExitStack()
         self.context: Context
@@ -60,9 +60,7 @@ class Instance:
         self._stack.callback((run / "instance.json").unlink, missing_ok=True)
         url = self.settings.database_url
         if not url:
-            server = postgres.start(
-                self.settings.home / "postgres", shared_buffers_mb=self.settings.shared_buffers_mb
-            )
+            server = postgres.start(self.settings.home / "postgres", shared_buffers_mb=self.settings.shared_buffers_mb)
             self._stack.callback(server.stop)
             url = server.url
         self.context = make_context(self.settings, url, mover=mover, log=log)
@@ -191,9 +189,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise Unavailable(
-            f"port {port} of {host} is taken", hint="choose another with --port, or --port 0"
-        ) from error
+        raise Unavailable(f"port {port} of {host} is taken", hint="choose another with --port, or --port 0") from error
     listener.listen(128)
     return listener
 

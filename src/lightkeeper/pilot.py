@@ -28,6 +28,9 @@ from lightkeeper.ports import Storage
 
 SECRET = "LIGHTKEEPER_PILOT_SECRET"  # noqa: S105  # the variable's name, not the secret
 LOG_LIMIT = 64 * 1024
+# `python -m cwltool` would end with 0 whatever happened.
+CWLTOOL = (sys.executable, "-c", "from cwltool.main import run; run()")
+CWLTOOL_OPTIONS = ("--no-container", "--disable-color", "--outdir", "out", "--tmpdir-prefix", "tmp/")
 
 
 class JobFailed(Exception):
@@ -134,9 +137,7 @@ class Pilot:
                         sums.update(chunk)
                         out.write(chunk)
                 if sums.fixity().sha256 != file["sha256"]:
-                    raise Corrupt(
-                        f"reads as sha256 {sums.fixity().sha256[:12]}… instead of {file['sha256'][:12]}…"
-                    )
+                    raise Corrupt(f"reads as sha256 {sums.fixity().sha256[:12]}… instead of {file['sha256'][:12]}…")
             except (Corrupt, NotFound) as error:
                 bad.append({"lfn": file["lfn"], "storage": source["storage"], "why": error.message})
             except Unavailable as error:
@@ -155,25 +156,20 @@ class Pilot:
     def _run_tool(self, job: Mapping[str, Any], folder: Path, log: Path) -> None:
         """Run the job's CWL tool with cwltool; raises JobFailed when it does not succeed or leaves an output out."""
         (folder / "tmp").mkdir()
-        command = [
-            sys.executable,
-            "-m",
-            "cwltool",
-            "--no-container",
-            "--outdir",
-            "out",
-            "--tmpdir-prefix",
-            "tmp/",
-        ]
-        command += [f"--preserve-environment={name}" for name in ("NUMBA_CACHE_DIR", "XDG_CONFIG_HOME")]
         environment = {key: value for key, value in os.environ.items() if key != SECRET}
-        environment["PATH"] = (
-            f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
-        )
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
         environment |= job["environment"]
+        kept = [name for name in ("NUMBA_CACHE_DIR", "XDG_CONFIG_HOME", *job["environment"]) if name in environment]
+        command = [
+            *CWLTOOL,
+            *CWLTOOL_OPTIONS,
+            *(f"--preserve-environment={name}" for name in kept),
+            "tool.cwl",
+            "inputs.json",
+        ]
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [*command, "tool.cwl", "inputs.json"],
+                command,
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -186,9 +182,7 @@ class Pilot:
         self._process = None
         self._check()
         if exit_code != 0:
-            raise JobFailed(
-                "Application Finished With Errors", _what_it_said(_tail(log), exit_code), exit_code
-            )
+            raise JobFailed("Application Finished With Errors", _what_it_said(_tail(log), exit_code), exit_code)
         for name in [*job["outputs"], *job["provenance_logs"]]:
             if not (folder / "out" / name).is_file():
                 raise JobFailed("Application left no output", f"it ended with 0, but did not make {name}", 0)
@@ -210,9 +204,7 @@ class Pilot:
 
     def _storage(self, place: Mapping[str, str]) -> Storage:
         if place["driver"] not in self._drivers:
-            raise JobFailed(
-                "Input data resolution", f"no storage driver '{place['driver']}' is installed here"
-            )
+            raise JobFailed("Input data resolution", f"no storage driver '{place['driver']}' is installed here")
         return self._drivers[place["driver"]].load()(place["storage"], place["root"])
 
     # --- being alive
@@ -266,14 +258,12 @@ def _die_with_parent() -> None:
 
 def _what_it_said(log: str, exit_code: int) -> str:
     """The line of the log that tells why: the tool's own end before cwltool's."""
-    log = re.sub(r"\x1b\[[0-9;]*m", "", log)
+    killed = re.search(r"was terminated by signal: (\w+)", log)
+    if killed:
+        return f"received kill signal {killed[1]} while executing"
     ended = re.findall(r"exited with status: (-?\d+)", log)
-    errors = [
-        line.strip() for line in log.splitlines() if re.search(r"error|critical|exception|killed", line, re.I)
-    ]
+    errors = [line.strip() for line in log.splitlines() if re.search(r"error|critical|exception|killed", line, re.I)]
     said = errors[0] if errors else (log.strip().splitlines() or ["it said nothing"])[-1]
-    if ended and int(ended[0]) < 0:
-        return f"received kill signal {-int(ended[0])} while executing: {said[:300]}"
     return f"exit code {ended[0] if ended else exit_code}: {said[:300]}"
 
 
@@ -293,9 +283,7 @@ def _read_text(path: Path) -> str:
 
 def main() -> None:
     """Started by an executor; the secret comes in the environment, never on the command line."""
-    parser = argparse.ArgumentParser(
-        prog="lightkeeper-pilot", description="Ask Lightkeeper for jobs and do them."
-    )
+    parser = argparse.ArgumentParser(prog="lightkeeper-pilot", description="Ask Lightkeeper for jobs and do them.")
     parser.add_argument("--name", required=True, help="name of this pilot")
     parser.add_argument("--site", required=True, help="site that it runs at")
     parser.add_argument("--api-url", required=True, help="where to ask")

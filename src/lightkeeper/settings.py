@@ -6,8 +6,9 @@ Read from `<home>/lightkeeper.toml` and from environment variables with the pref
 import os
 from datetime import timedelta
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -16,28 +17,31 @@ from pydantic_settings import (
 )
 
 
+def _as_number(given: object) -> object:
+    """Seconds as they come in an environment variable: '90' or '0.5'; anything else as it is."""
+    try:
+        return float(given) if isinstance(given, str) else given
+    except ValueError:
+        return given
+
+
+Seconds = Annotated[timedelta, BeforeValidator(_as_number)]
+
+
 class Settings(BaseSettings):
-    """The settings of one instance. Times are ISO 8601 durations or seconds."""
+    """The settings of one instance. Times are seconds, or ISO 8601 durations like PT5M."""
 
     model_config = SettingsConfigDict(env_prefix="LIGHTKEEPER_", extra="forbid", frozen=True)
 
-    home: Path = Field(
-        default_factory=lambda: Path.home() / ".lightkeeper", description="Folder of this instance."
-    )
-    database_url: str = Field(
-        "", description="A PostgreSQL 15 or newer; empty: the embedded one in the home."
-    )
+    home: Path = Field(default_factory=lambda: Path.home() / ".lightkeeper", description="Folder of this instance.")
+    database_url: str = Field("", description="A PostgreSQL 15 or newer; empty: the embedded one in the home.")
     shared_buffers_mb: int = Field(256, ge=16, description="Memory of the embedded PostgreSQL.")
 
-    host: str = Field(
-        "127.0.0.1", description="Address of the API; only this machine until identities are set up."
-    )
+    host: str = Field("127.0.0.1", description="Address of the API; only this machine until identities are set up.")
     port: int = Field(8750, ge=0, le=65535, description="Port of the API; 0: any free one.")
 
-    scan_every: timedelta = Field(
-        timedelta(seconds=1), description="How often the interface directories are scanned."
-    )
-    trigger_patience: timedelta = Field(
+    scan_every: Seconds = Field(timedelta(seconds=1), description="How often the interface directories are scanned.")
+    trigger_patience: Seconds = Field(
         timedelta(minutes=5),
         description="How long a trigger may wait for its data file before it is quarantined.",
     )
@@ -46,24 +50,14 @@ class Settings(BaseSettings):
 
     transfer_threads: int = Field(4, ge=1, description="Files copied at once.")
     transfer_attempts: int = Field(10, ge=1, description="Attempts before a transfer is given up.")
-    retry_after: timedelta = Field(
-        timedelta(seconds=2), description="Wait before the second attempt; doubles each time."
-    )
-    lease: timedelta = Field(
-        timedelta(seconds=60), description="How long work is ours without a sign of life."
-    )
+    retry_after: Seconds = Field(timedelta(seconds=2), description="Wait before the second attempt; doubles each time.")
+    lease: Seconds = Field(timedelta(seconds=60), description="How long work is ours without a sign of life.")
 
-    pilot_idle: timedelta = Field(
-        timedelta(seconds=60), description="A pilot without work ends after so long."
-    )
-    pilot_silence: timedelta = Field(
-        timedelta(seconds=60), description="A pilot unheard of for so long is lost."
-    )
-    heartbeat: timedelta = Field(timedelta(seconds=5), description="How often a pilot says that it is alive.")
+    pilot_idle: Seconds = Field(timedelta(seconds=60), description="A pilot without work ends after so long.")
+    pilot_silence: Seconds = Field(timedelta(seconds=60), description="A pilot unheard of for so long is lost.")
+    heartbeat: Seconds = Field(timedelta(seconds=5), description="How often a pilot says that it is alive.")
 
-    log_format: str = Field(
-        "auto", pattern="^(auto|text|json)$", description="text for people, json for machines."
-    )
+    log_format: str = Field("auto", pattern="^(auto|text|json)$", description="text for people, json for machines.")
 
     @classmethod
     def settings_customise_sources(
@@ -71,8 +65,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then environment, then the file in the home."""
         given = init_settings()

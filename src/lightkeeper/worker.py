@@ -82,21 +82,18 @@ class Worker:
             try:
                 did = duty.do(self._ctx)
             except (LightkeeperError, psycopg.Error, OSError) as error:
-                self._ctx.log.error(
-                    "duty failed", duty=duty.name, why=str(error).strip(), error=type(error).__name__
-                )
+                self._ctx.log.error("duty failed", duty=duty.name, why=str(error).strip(), error=type(error).__name__)
                 self._stopping.wait(1)
                 did = 0
-            except Exception as error:  # noqa: BLE001  # the one place: a duty must survive what nobody foresaw
+            except Exception as error:  # the one place: a duty must survive what nobody foresaw
                 self._ctx.log.error("duty failed unexpectedly", duty=duty.name, exc_info=error)
                 self._stopping.wait(5)
                 did = 0
             if did:
                 continue
             with bell:
-                bell.wait_for(
-                    lambda: self._rung[duty.name] != heard or self._stopping.is_set(), timeout=duty.every
-                )
+                if self._rung[duty.name] == heard and not self._stopping.is_set():
+                    bell.wait(timeout=duty.every)
 
     def _listen(self) -> None:
         """Ring the duties' bells when the database says that there is something for them."""

@@ -1,4 +1,4 @@
-"""The rules of the Cherenkov Telescope Array Observatory, as a plug-in: names, formats, keys, productions, job types."""
+"""The rules of the Cherenkov Telescope Array Observatory, as a plug-in: names, formats, keys, productions, jobs."""
 
 from collections.abc import Mapping, Sequence
 

@@ -26,9 +26,7 @@ class Field:
 
     def wrong(self, what: str, hint: str = "") -> Invalid:
         """The error to raise."""
-        return Invalid(
-            f"line {self.node.line}, key '{printable(self.key)}' of {self.place}: {what}", hint=hint
-        )
+        return Invalid(f"line {self.node.line}, key '{printable(self.key)}' of {self.place}: {what}", hint=hint)
 
 
 def fields(node: Node, place: str) -> dict[str, Field]:
@@ -101,9 +99,7 @@ def level(field: Field) -> int:
     """A data level by its number."""
     found = integer(field)
     if found not in LEVELS.values():
-        raise field.wrong(
-            f"{found} is no data level", ", ".join(f"{name} is {n}" for name, n in LEVELS.items())
-        )
+        raise field.wrong(f"{found} is no data level", ", ".join(f"{name} is {n}" for name, n in LEVELS.items()))
     return found
 
 
@@ -147,9 +143,7 @@ def words(field: Field) -> list[str]:
     """A list of words in one text, separated by commas."""
     found = [word.strip() for word in text(field).split(",")]
     if not all(found) or len(set(found)) < len(found):
-        raise field.wrong(
-            "words separated by commas are needed, each once", f"like {field.key}: first,second"
-        )
+        raise field.wrong("words separated by commas are needed, each once", f"like {field.key}: first,second")
     return found
 
 
@@ -195,7 +189,7 @@ def configs(arguments: list[str]) -> list[str]:
     return [name for name in named if not name.startswith("/")]
 
 
-def condition(field: Field) -> Any:  # noqa: ANN401  # JSON of any shape
+def condition(field: Field) -> Any:  # JSON of any shape
     """A condition of a query: a value, or a map of operators. None when it is left empty."""
     match field.node.value:
         case list():
@@ -219,7 +213,7 @@ def _operators(field: Field) -> list[tuple[str, Node]]:
     return list(given.items())
 
 
-def _operand(field: Field, op: str, node: Node) -> Any:  # noqa: ANN401  # JSON of any shape
+def _operand(field: Field, op: str, node: Node) -> Any:  # JSON of any shape
     here = Field(field.place, field.key, node)
     if op in (Op.IN, Op.NOT_IN):
         if not isinstance(node.value, list) or not node.value:
@@ -274,7 +268,7 @@ def translated(field: Field) -> tuple[str, Any]:
     return key, plain if plain in ("Any", "Missing") else read(field)
 
 
-def _each(field: Field, node: Node, read: Callable[[Field], Any]) -> Any:  # noqa: ANN401  # JSON of any shape
+def _each(field: Field, node: Node, read: Callable[[Field], Any]) -> Any:  # JSON of any shape
     if isinstance(node.value, list):
         return [read(Field(field.place, field.key, item)) for item in node.value]
     return read(Field(field.place, field.key, node))
@@ -350,7 +344,7 @@ _SIMPIPE_CONFIG: Final = (
 )  # fmt: skip
 
 
-def _simpipe_config(field: Field) -> Any:  # noqa: ANN401  # JSON of any shape
+def _simpipe_config(field: Field) -> Any:  # JSON of any shape
     known_only(fields(field.node, f"simpipe_config of {field.place}").values(), _SIMPIPE_CONFIG)
     return field.node.plain()
 

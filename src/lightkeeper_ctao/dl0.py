@@ -33,15 +33,11 @@ class _Kind:
 
 
 _KINDS = {
-    "DL0v1.Telescope.DataStream": _Kind(
-        "Telescope", "Events", "DL0v1.Telescope.Event", ("sb_id", "obs_id", "tel_id")
-    ),
+    "DL0v1.Telescope.DataStream": _Kind("Telescope", "Events", "DL0v1.Telescope.Event", ("sb_id", "obs_id", "tel_id")),
     "DL0v1.Subarray.DataStream": _Kind(
         "Subarray", "SubarrayEvents", "DL0v1.Subarray.Event", ("sb_id", "obs_id", "subarray_id")
     ),
-    "DL0v1.Trigger.DataStream": _Kind(
-        "Trigger", "Triggers", "DL0v1.Trigger.Trigger", ("sb_id", "obs_id", "tel_ids")
-    ),
+    "DL0v1.Trigger.DataStream": _Kind("Trigger", "Triggers", "DL0v1.Trigger.Trigger", ("sb_id", "obs_id", "tel_ids")),
 }
 _DIVISIONS = {"events": "Event", "triggers": "Event", "monitoring": "Monitoring", "service": "Service"}
 _FITS_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?\Z", re.ASCII)
@@ -86,9 +82,7 @@ def _lfn(path: str, problems: list[str]) -> Lfn | None:
 
 def _meta_of_path(delivery: Delivery, problems: list[str]) -> dict[str, MetaValue]:
     if delivery.level != "DL0":
-        problems.append(
-            f"the folder says level {printable(delivery.level)}; only DL0 is ingested from the array"
-        )
+        problems.append(f"the folder says level {printable(delivery.level)}; only DL0 is ingested from the array")
     meta: dict[str, MetaValue] = {
         "data_level": 0,
         "observing_night": delivery.night.isoformat(),
@@ -105,9 +99,8 @@ def _meta_of_path(delivery: Delivery, problems: list[str]) -> dict[str, MetaValu
 
 
 def _meta_of_content(walked: Walk, problems: list[str]) -> dict[str, MetaValue]:
-    stream = walked.hdu(DATA_STREAM)
+    stream = _table(walked, DATA_STREAM, problems)
     if stream is None:
-        problems.append(f"the file has no table {DATA_STREAM}")
         return {}
     meta: dict[str, MetaValue] = {}
     if origin := stream.text("ORIGIN"):
@@ -119,35 +112,32 @@ def _meta_of_content(walked: Walk, problems: list[str]) -> dict[str, MetaValue]:
 
     message = stream.text("PBFHEAD")
     if not message:
-        problems.append(
-            f"the table {DATA_STREAM} does not say what kind of data this is: card PBFHEAD is missing"
-        )
+        problems.append(f"the table {DATA_STREAM} does not say what kind of data this is: card PBFHEAD is missing")
         return meta
     kind = _KINDS.get(message)
     if kind is None:
-        problems.append(
-            f"'{printable(message)}' (card PBFHEAD) is no kind of DL0 data; known are {', '.join(_KINDS)}"
-        )
+        problems.append(f"'{printable(message)}' (card PBFHEAD) is no kind of DL0 data; known are {', '.join(_KINDS)}")
         return meta
     meta["stream"] = kind.stream
     try:
         meta |= _first_row(stream, kind.columns)
     except _Unreadable as error:
         problems.append(f"the first row of table {DATA_STREAM} cannot be read: {error}")
-    return meta | _meta_of_rows(walked.hdu(kind.table), kind, meta, problems)
+    table = _table(walked, kind.table, problems)
+    return meta | _meta_of_rows(table, kind, meta, problems) if table else meta
 
 
-def _meta_of_rows(
-    table: Hdu | None, kind: _Kind, so_far: dict[str, MetaValue], problems: list[str]
-) -> dict[str, MetaValue]:
-    if table is None:
-        problems.append(f"the file has no table {kind.table}")
-        return {}
+def _table(walked: Walk, name: str, problems: list[str]) -> Hdu | None:
+    found = [hdu for hdu in walked.hdus if hdu.name == name]
+    if len(found) != 1:
+        problems.append(f"the file has {'more than one' if found else 'no'} table {name}")
+    return found[0] if found else None
+
+
+def _meta_of_rows(table: Hdu, kind: _Kind, so_far: dict[str, MetaValue], problems: list[str]) -> dict[str, MetaValue]:
     meta: dict[str, MetaValue] = {}
     if (message := table.text("PBFHEAD")) != kind.rows:
-        problems.append(
-            f"the table {kind.table} must hold {kind.rows}, its PBFHEAD says '{printable(message or '')}'"
-        )
+        problems.append(f"the table {kind.table} must hold {kind.rows}, its PBFHEAD says '{printable(message or '')}'")
     rows = table.integer("ZNAXIS2" if table.text("ZTABLE") == "T" else "NAXIS2")
     if rows is None or rows < 0:
         problems.append(f"the table {kind.table} does not say how many rows it has")
@@ -190,21 +180,15 @@ def _compare(delivery: Delivery, meta: dict[str, MetaValue], problems: list[str]
             problems.append(f"the name says {key} {value}, the content {meta[key]}")
 
     stream = meta.get("stream")
-    expected = {"TEL": "Telescope", "SUB": "Trigger" if delivery.stream == "TEL" else "Subarray"}.get(
-        delivery.owner
-    )
+    expected = {"TEL": "Telescope", "SUB": "Trigger" if delivery.stream == "TEL" else "Subarray"}.get(delivery.owner)
     if stream and stream != expected:
-        problems.append(
-            f"the name is that of a {expected or 'device'} stream, the content is a {stream} stream"
-        )
+        problems.append(f"the name is that of a {expected or 'device'} stream, the content is a {stream} stream")
 
     start = meta.get("start_time")
     if isinstance(start, str):
         moment = datetime.fromisoformat(start).replace(tzinfo=UTC)
         if not in_night(moment, delivery.night, delivery.site):
-            problems.append(
-                f"the data begin at {start}, which is not in the observing night {delivery.night}"
-            )
+            problems.append(f"the data begin at {start}, which is not in the observing night {delivery.night}")
 
 
 # --- the one row of DataStream -----------------------------------------------------------------------------
@@ -260,8 +244,7 @@ def _column(table: Hdu, data: bytes, number: int, is_list: bool) -> list[int]:
     if at + count * width > len(values):
         raise _Unreadable("is shorter than it says")
     return [
-        int.from_bytes(values[i : i + width], "little", signed=signed)
-        for i in range(at, at + count * width, width)
+        int.from_bytes(values[i : i + width], "little", signed=signed) for i in range(at, at + count * width, width)
     ]
 
 

@@ -19,8 +19,9 @@ from lightkeeper.domain.names import Fixity, printable
 BLOCK = 2880
 CARD = 80
 CHUNK = 364 * BLOCK  # about 1 MiB; a multiple of the block, so that no block lies in two chunks
-MAX_HEADER_BLOCKS = 400
-MAX_HDUS = 1000
+MAX_HEADER_BLOCKS = 100
+MAX_HDUS = 100
+MAX_PROBLEMS = 50
 MAX_KEPT = 16 * 1024 * 1024
 MAX_DATA = 2**62
 
@@ -74,14 +75,17 @@ class Walk:
 
 
 def walk(file: BinaryIO, *, keep: Collection[str] = ()) -> Walk:
-    """Read `file` to its end, once. Data of HDUs whose EXTNAME is in `keep` are returned with them."""
+    """Read `file` to its end, once. Data of the first HDU of each name in `keep` are returned with it."""
     hdus: list[Hdu] = []
     problems: list[str] = []
+    wanted = set(keep)
     complete = False
     with _Stream(file) as stream:
         try:
             while not stream.at_end():
-                hdus.append(_read_hdu(stream, len(hdus), keep, problems))
+                hdus.append(_read_hdu(stream, len(hdus), wanted, problems))
+                if len(problems) > MAX_PROBLEMS:
+                    raise _Lost("and so on: there are too many problems to list them all")
             if not hdus:
                 raise _Lost("the file is empty")
             complete = True
@@ -173,7 +177,7 @@ class _Stream:
         self._hashing = self._hasher.submit(self._sha256.update, data)
 
 
-def _read_hdu(stream: _Stream, number: int, keep: Collection[str], problems: list[str]) -> Hdu:
+def _read_hdu(stream: _Stream, number: int, wanted: set[str], problems: list[str]) -> Hdu:
     if number == MAX_HDUS:
         raise _Lost(f"the file has more than {MAX_HDUS} HDUs")
     header = _read_header(stream, number)
@@ -185,9 +189,10 @@ def _read_hdu(stream: _Stream, number: int, keep: Collection[str], problems: lis
     _find_duplicates(name, header, cards, problems)
 
     size = _data_size(hdu, name)
-    kept: list[memoryview] | None = [] if name in keep and size <= MAX_KEPT else None
-    if name in keep and kept is None:
+    kept: list[memoryview] | None = [] if name in wanted and size <= MAX_KEPT else None
+    if name in wanted and kept is None:
         problems.append(f"the data of HDU {name} are too large to be what they should be: {size} bytes")
+    wanted.discard(name)
     data_sum = _read_data(stream, name, size, kept)
     _verify(hdu, name, ones_complement(header.encode("latin1"), data_sum), data_sum, problems)
     return Hdu(name, cards, b"".join(kept)[:size] if kept is not None else None)
@@ -202,9 +207,7 @@ def _read_header(stream: _Stream, number: int) -> str:
         if not blocks and number > 0 and not block.startswith(b"XTENSION="):
             raise _Lost(f"{len(block) + stream.drain()} bytes follow the last HDU")
         if len(block) < BLOCK:
-            raise _Lost(
-                f"the file is cut: it ends inside the header of HDU number {number + 1}, before an END card"
-            )
+            raise _Lost(f"the file is cut: it ends inside the header of HDU number {number + 1}, before an END card")
         blocks.append(block)
         end = block.find(_END)
         while end > 0 and end % CARD:
@@ -212,9 +215,7 @@ def _read_header(stream: _Stream, number: int) -> str:
         if end >= 0:
             return b"".join(blocks).decode("latin1")
         if len(blocks) == MAX_HEADER_BLOCKS:
-            raise _Lost(
-                f"the header of HDU number {number + 1} has no END card in {MAX_HEADER_BLOCKS} blocks"
-            )
+            raise _Lost(f"the header of HDU number {number + 1} has no END card in {MAX_HEADER_BLOCKS} blocks")
 
 
 def _find_duplicates(name: str, header: str, cards: Mapping[str, str], problems: list[str]) -> None:
@@ -222,11 +223,12 @@ def _find_duplicates(name: str, header: str, cards: Mapping[str, str], problems:
     if len(cards) - (" " * 8 in cards) == used:
         return
     seen: set[str] = set()
+    twice: set[str] = set()
     for i in range(0, len(header), CARD):
         key = header[i : i + 8]
-        if key in seen and key not in _COMMENTARY:
-            problems.append(f"HDU {name} carries the card {printable(key).rstrip()} more than once")
-        seen.add(key)
+        (twice if key in seen else seen).add(key)
+    for key in sorted(twice - _COMMENTARY)[:10]:
+        problems.append(f"HDU {name} carries the card {printable(key).rstrip()} more than once")
 
 
 def _data_size(hdu: Hdu, name: str) -> int:

@@ -47,9 +47,7 @@ KEYS: tuple[MetaKey, ...] = (
     MetaKey("array_layout", _STRING, _SET, description="telescopes and their places, such as Alpha"),
     MetaKey("particle", _STRING, _SET, description="gamma, gamma-diffuse, electron, proton, helium or muon"),
     MetaKey("thetaP", _FLOAT, _SET, "deg", "zenith angle of the primary particle"),
-    MetaKey(
-        "phiP", _FLOAT, _SET, "deg", "direction in which the particle flies; 180 is pointing North, 0 South"
-    ),
+    MetaKey("phiP", _FLOAT, _SET, "deg", "direction in which the particle flies; 180 is pointing North, 0 South"),
     MetaKey(
         "sct",
         _STRING,

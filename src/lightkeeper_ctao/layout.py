@@ -143,16 +143,12 @@ def parse_delivery(path: str) -> tuple[Delivery | None, list[str]]:
     night = _night(year, month, day, problems)
     match = _NAME.fullmatch(name)
     if not match:
-        problems.append(
-            f"the name '{printable(name)}' does not follow the pattern TEL001_SDH001_<time>_SBID…_OBSID…"
-        )
+        problems.append(f"the name '{printable(name)}' does not follow the pattern TEL001_SDH001_<time>_SBID…_OBSID…")
     start = _start(match["start"], problems) if match else None
     if level not in LEVELS:
         problems.append(f"'{printable(level)}' is not a data level")
     if product_type not in PRODUCT_TYPES:
-        problems.append(
-            f"'{printable(product_type)}' is not a product type; known are {', '.join(PRODUCT_TYPES)}"
-        )
+        problems.append(f"'{printable(product_type)}' is not a product type; known are {', '.join(PRODUCT_TYPES)}")
     site = _site(element, user, problems)
     if night is None or match is None or start is None:
         return None, problems
@@ -214,9 +210,7 @@ def _site(element: str, user: str, problems: list[str]) -> str:
     of_user = _SITE_OF_USER.get(user.rpartition("-")[2], "")
     if element == ARRAY:
         if not of_user:
-            problems.append(
-                f"the folder '{printable(user)}' does not tell the site: it lacks -n, -north, -s or -south"
-            )
+            problems.append(f"the folder '{printable(user)}' does not tell the site: it lacks -n, -north, -s or -south")
         return of_user
     known = ELEMENTS.get(element)
     if known is None:
@@ -233,21 +227,16 @@ def _contradictions(delivery: Delivery) -> list[str]:
     if known and delivery.owner == "SUB":
         problems.append(f"a file of a subarray lies below {ARRAY}, not below {known.name}")
     elif known and delivery.owner_id != known.ae_id:
-        problems.append(
-            f"the name says {delivery.owner} {delivery.owner_id}, but {known.name} is number {known.ae_id}"
-        )
+        problems.append(f"the name says {delivery.owner} {delivery.owner_id}, but {known.name} is number {known.ae_id}")
     if delivery.array_element == ARRAY and delivery.owner != "SUB":
-        problems.append(
-            f"{delivery.owner}{delivery.owner_id:03d} is one element; its files do not lie below {ARRAY}"
-        )
+        problems.append(f"{delivery.owner}{delivery.owner_id:03d} is one element; its files do not lie below {ARRAY}")
     if delivery.product_type == "triggers" and delivery.owner != "SUB":
         problems.append(f"the folder 'triggers' holds files of subarrays, the name says {delivery.owner}")
     if delivery.product_type == "events" and delivery.owner == "SUB":
         problems.append("the folder 'events' holds files of telescopes, the name says SUB")
     if not in_night(delivery.start, delivery.night, delivery.site):
         problems.append(
-            f"the name's time {delivery.start:%Y-%m-%dT%H:%M:%S} is not in the folder's night, "
-            f"{delivery.night}"
+            f"the name's time {delivery.start:%Y-%m-%dT%H:%M:%S} is not in the folder's night, {delivery.night}"
         )
     return problems
 

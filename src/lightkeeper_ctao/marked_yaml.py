@@ -50,7 +50,7 @@ class Node:
     text: str = ""
     quoted: bool = False
 
-    def plain(self) -> Any:  # noqa: ANN401  # JSON of any shape
+    def plain(self) -> Any:  # JSON of any shape
         """The value without its lines; a new copy each time, so what is done to it stays with who asked."""
         match self.value:
             case dict():
@@ -114,7 +114,7 @@ class _Builder:
         self._documents = 0
         self._nodes = 0
 
-    def take(self, event: Any) -> None:  # noqa: ANN401  # events share no useful base class
+    def take(self, event: Any) -> None:  # events share no useful base class
         """Add what `event` tells."""
         line = event.start_mark.line + 1
         if getattr(event, "tag", None) is not None:
@@ -125,9 +125,7 @@ class _Builder:
             case DocumentStartEvent():
                 self._documents += 1
                 if self._documents > 1:
-                    raise Invalid(
-                        f"line {line}: a second document begins", hint="one file holds one production"
-                    )
+                    raise Invalid(f"line {line}: a second document begins", hint="one file holds one production")
             case MappingStartEvent() | SequenceStartEvent():
                 if len(self._open) == MAX_DEPTH:
                     raise Invalid(f"line {line}: nested deeper than {MAX_DEPTH} levels")
@@ -140,17 +138,13 @@ class _Builder:
             case ScalarEvent():
                 self._count(1, line)
                 if not all(c.isprintable() or c in "\n\t" for c in event.value):
-                    raise Invalid(
-                        f"line {line}: '{printable(event.value)}' holds characters that cannot be printed"
-                    )
+                    raise Invalid(f"line {line}: '{printable(event.value)}' holds characters that cannot be printed")
                 quoted = event.style is not None
                 value = event.value if quoted else _scalar(event.value, line)
                 self._add(Node(line, value, event.value, quoted), event.anchor, 1)
             case AliasEvent():
                 if event.anchor not in self._anchors:
-                    raise Invalid(
-                        f"line {line}: '*{printable(event.anchor)}' names nothing that is complete before it"
-                    )
+                    raise Invalid(f"line {line}: '*{printable(event.anchor)}' names nothing that is complete before it")
                 node, size = self._anchors[event.anchor]
                 self._count(size, line)
                 self._add(replace(node, line=line), None, size)

@@ -65,9 +65,7 @@ class ProductionYaml:
         common = fields(top["Common"].node, "Common")
         known_only(common.values(), COMMON_KEYS)
         warnings: list[str] = []
-        steps = [
-            self._step(written, common, sandbox) for written in _written_steps(top["ProdSteps"], warnings)
-        ]
+        steps = [self._step(written, common, sandbox) for written in _written_steps(top["ProdSteps"], warnings)]
         planned = _connected(steps)
         warnings += [*_for_no_step(common, steps), *_without_effect(steps), *_odd_angles(steps)]
         return ProductionPlan(tuple(planned), planned[0].body["MCCampaign"], tuple(warnings))
@@ -85,7 +83,7 @@ class ProductionYaml:
             self._checked(config["group_by"], {key: "Any"})
         return _Step(written, kind, config, values, conditions, _sandbox(config, values, sandbox))
 
-    def _condition(self, found: Field, key: str, value: Any) -> "_Condition":  # noqa: ANN401  # JSON
+    def _condition(self, found: Field, key: str, value: Any) -> "_Condition":  # JSON
         self._checked(found, {key: value})
         return _Condition(found, value)
 
@@ -154,9 +152,7 @@ def _written(node: Node, warnings: list[str]) -> _Written:
     given = fields(node, "a step")
     if "ID" not in given:
         known_only(given.values(), STEP_KEYS)
-        raise Invalid(
-            f"line {node.line}, key 'ID': this step has none", hint="give every step a number: ID: 1"
-        )
+        raise Invalid(f"line {node.line}, key 'ID': this step has none", hint="give every step a number: ID: 1")
     number = integer(given["ID"])
     if number < 1:
         raise given["ID"].wrong(f"must be at least 1, not {number}")
@@ -168,9 +164,7 @@ def _written(node: Node, warnings: list[str]) -> _Written:
     query = {} if _is_empty(given["input_meta_query"]) else fields(given["input_meta_query"].node, place)
     parent = query.pop("parentID", None)
     if parent is not None and isinstance(parent.node.value, dict):
-        warnings.append(
-            f"line {parent.node.line}, {place}: conditions below parentID mean a step without parent"
-        )
+        warnings.append(f"line {parent.node.line}, {place}: conditions below parentID mean a step without parent")
         query = _together(query, fields(parent.node, place))
         parent = None
     config = given.get("job_config")
@@ -265,9 +259,7 @@ def _conditions(written: _Written) -> list[tuple[str, Field, Any]]:
 # --- the sandbox -----------------------------------------------------------------------------------------
 def _sandbox(config: Mapping[str, Field], values: Mapping[str, Any], fetch: Sandbox) -> dict[str, str]:
     """Texts that are laid beside the job."""
-    texts = {
-        name: _sandbox_text(config["input_sandbox"], name, fetch) for name in values.get("input_sandbox", ())
-    }
+    texts = {name: _sandbox_text(config["input_sandbox"], name, fetch) for name in values.get("input_sandbox", ())}
     for name in configs(values.get("options", [])):
         if name not in texts:
             raise config["options"].wrong(
@@ -323,7 +315,7 @@ def _check_possible(step: _Step, parent: int, made: Mapping[str, Any]) -> None:
             )
 
 
-def _values(condition: Any) -> list[Any] | None:  # noqa: ANN401  # JSON of any shape
+def _values(condition: Any) -> list[Any] | None:  # JSON of any shape
     """The values that a condition allows, when they are listed."""
     match condition:
         case None | "Any":
@@ -342,7 +334,7 @@ def _or(values: Iterable[Any]) -> str:
     return " or ".join(f"'{printable(str(value))}'" for value in values)
 
 
-def _made(step: _Step, query: Mapping[str, Any], generation: Any) -> dict[str, Any]:  # noqa: ANN401  # JSON
+def _made(step: _Step, query: Mapping[str, Any], generation: Any) -> dict[str, Any]:  # JSON
     """What is known of a step's products, as the query that finds them."""
     values, kind = step.values, step.kind
     known = {key: query[key] for key in (*INHERITED, *INHERITED_BY_FILE, "data_level") if key in query}
@@ -361,9 +353,7 @@ def _made(step: _Step, query: Mapping[str, Any], generation: Any) -> dict[str, A
     return known
 
 
-def _planned(
-    step: _Step, parent: int | None, query: Mapping[str, Any], made: Mapping[str, Any]
-) -> PlannedStep:
+def _planned(step: _Step, parent: int | None, query: Mapping[str, Any], made: Mapping[str, Any]) -> PlannedStep:
     values = step.values
     single = {key: found for key, value in made.items() if (found := _single(value)) is not None}
     return PlannedStep(
@@ -391,7 +381,7 @@ def _planned(
     )
 
 
-def _single(condition: Any) -> Any:  # noqa: ANN401  # JSON of any shape
+def _single(condition: Any) -> Any:  # JSON of any shape
     """The value that a condition amounts to, when it is one."""
     values = _values(condition)
     return values[0] if values is not None and len(values) == 1 and values[0] not in SPECIAL else None
@@ -414,8 +404,7 @@ def _without_effect(steps: Iterable[_Step]) -> list[str]:
             if key in WITHOUT_EFFECT:
                 numbers.setdefault(key, []).append(str(step.written.number))
     return [
-        f"key '{key}' (steps {', '.join(found)}) is accepted and has no effect here"
-        for key, found in numbers.items()
+        f"key '{key}' (steps {', '.join(found)}) is accepted and has no effect here" for key, found in numbers.items()
     ]
 
 

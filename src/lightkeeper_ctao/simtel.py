@@ -28,6 +28,7 @@ CHUNK = 256 * 1024
 MAX_RATIO = 200
 FREE_OUTPUT = 256 * 1024 * 1024  # below this no ratio is suspicious
 MAX_WINDOW = 128 * 1024 * 1024
+MAX_PIECES = 10_000  # frames or members, one behind the other
 
 _SITES = {"North": "LaPalma", "South": "Paranal"}
 _OBJECT_MARK = b"\x37\x8a\x1f\xd4"
@@ -119,9 +120,7 @@ def _meta_of_path(path: str, problems: list[str]) -> dict[str, MetaValue]:
     problems += wrong
     parts = path.split("/")[1:]
     if len(parts) != 4 or parts[1] != FOLDER:
-        problems.append(
-            f"'{printable(path)}' is outside the layout: simulations lie at /vo/{FOLDER}/<campaign>/<name>"
-        )
+        problems.append(f"'{printable(path)}' is outside the layout: simulations lie at /vo/{FOLDER}/<campaign>/<name>")
     else:
         meta["MCCampaign"] = parts[2]
     return meta
@@ -178,6 +177,7 @@ def _unzstd(tee: _Tee, objects: "_Objects") -> None:
         # Small bites: one of 2 KiB cannot become more than 64 MiB, whoever made it.
         while piece := rest or tee.read(2048):
             if decoder is None:
+                objects.begin_piece()
                 decoder = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).decompressobj()
             objects.feed(decoder.decompress(piece), tee.size)
             rest = decoder.unused_data if decoder.eof else b""
@@ -194,6 +194,7 @@ def _gunzip(tee: _Tee, objects: "_Objects") -> None:
     try:
         while piece := rest or tee.read():
             if decoder is None:
+                objects.begin_piece()
                 decoder = zlib.decompressobj(wbits=31)
             objects.feed(decoder.decompress(piece, 4 * CHUNK), tee.size)
             rest = decoder.unconsumed_tail or (decoder.unused_data if decoder.eof else b"")
@@ -223,14 +224,19 @@ class _Objects:
         self._skip = 0
         self._count = 0
         self._size = 0
+        self._pieces = 0
+
+    def begin_piece(self) -> None:
+        """A new compressed stream begins; normally there is one, or one for each of many megabytes."""
+        self._pieces += 1
+        if self._pieces > MAX_PIECES:
+            raise _Damaged(f"the file is made of more than {MAX_PIECES} compressed streams; this is not a run")
 
     def feed(self, data: bytes, compressed: int) -> None:
         """The next bytes; `compressed` is how many bytes of the file they and all before came from."""
         self._size += len(data)
         if self._size > FREE_OUTPUT and self._size > MAX_RATIO * compressed:
-            raise _Damaged(
-                f"the compressed stream swells to more than {MAX_RATIO} times its size; this is not a run"
-            )
+            raise _Damaged(f"the compressed stream swells to more than {MAX_RATIO} times its size; this is not a run")
         at = 0
         while at < len(data):
             if self._skip:
@@ -254,9 +260,7 @@ class _Objects:
     def _open(self) -> None:
         mark, kind, _, length = struct.unpack("<4sIII", self._head)
         if mark != _OBJECT_MARK:
-            raise _Damaged(
-                f"what was compressed is not a run: no data object begins after {self._count} objects"
-            )
+            raise _Damaged(f"what was compressed is not a run: no data object begins after {self._count} objects")
         extended = bool(kind & (1 << 17))
         # An extended header has four more bytes with the upper bits of the length; such objects exceed 1 GiB.
         if extended:

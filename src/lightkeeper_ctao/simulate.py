@@ -115,10 +115,8 @@ def simulate_night(
     arguments give the same bytes. ctapipe reconstructs only telescopes LSTN-01 to LSTN-04.
     """
     elements = _elements(telescopes)
-    if observations < 0 or events < 1 or chunk < 1 or bad < 0:
-        raise Invalid(
-            "a night needs observations and bad deliveries of 0 or more, events and chunk of 1 or more"
-        )
+    if not 0 <= observations <= _FIRST_BAD or not 0 <= bad < 100 or events < 1 or chunk < 1:
+        raise Invalid(f"a night has 0 to {_FIRST_BAD} observations, 0 to 99 bad deliveries, and events in chunks")
     rng = np.random.default_rng([seed, night.toordinal()])
     spacing = timedelta(hours=12) / max(observations + bad, 29)
     files: list[NightFile] = []
@@ -126,7 +124,7 @@ def simulate_night(
     with _quiet_writer():
         for number in range(observations):
             observation = _observation(root, night, elements, number, spacing, rng)
-            files += _Observing(observation, chunk, triggers).run(events, rng)
+            files += _Observing(observation, events, chunk, triggers).run(rng)
             ids.append(observation.obs_id)
         for number in range(bad):
             observation = _observation(
@@ -144,9 +142,7 @@ def hand_in(source: Path, root: Path) -> list[Path]:
     """
     found = sorted(path for path in source.rglob("*") if not path.name.startswith("."))
     own = {path.relative_to(source) for path in found if path.name.endswith(TRIGGER)}
-    data = [
-        path for path in found if path.is_file() and path.name != MANIFEST and not path.name.endswith(TRIGGER)
-    ]
+    data = [path for path in found if path.is_file() and path.name != MANIFEST and not path.name.endswith(TRIGGER)]
     copied = [
         target for path in data if _copy(path, target := root / DELIVERY / path.relative_to(source))
     ]  # fmt: skip
@@ -170,9 +166,7 @@ def hand_in_runs(source: Path, root: Path, *, runs: int, campaign: str) -> Hande
     skipped: list[Path] = []
     copied: list[Path] = []
     used: set[int] = set()
-    for path in sorted(
-        path for path in source.rglob("*") if path.name.endswith((".simtel.zst", ".simtel.gz"))
-    ):
+    for path in sorted(path for path in source.rglob("*") if path.name.endswith((".simtel.zst", ".simtel.gz"))):
         meta, problems = parse_run(path.name)
         if problems:
             skipped.append(path)
@@ -271,20 +265,21 @@ def _observation(
 class _Observing:
     """Writes one observation: the files of the subarray, of the triggers, and of each telescope."""
 
-    def __init__(self, observation: _Observation, chunk: int, triggers: bool) -> None:
+    def __init__(self, observation: _Observation, events: int, chunk: int, triggers: bool) -> None:
         self._observation = observation
-        self._chunk = chunk
+        self._events = events
+        self._chunk = min(chunk, events)
         self._triggers = triggers
         self._open: dict[str, _TableFile] = {}
         self._chunks: dict[str, int] = {}
         self._done: list[NightFile] = []
 
-    def run(self, events: int, rng: np.random.Generator) -> list[NightFile]:
-        """Take `events` events, hand all files in, and say what they are."""
+    def run(self, rng: np.random.Generator) -> list[NightFile]:
+        """Take the events, hand all files in, and say what they are."""
         it = self._observation
         moment = it.start
         try:
-            for event_id in range(1, events + 1):
+            for event_id in range(1, self._events + 1):
                 moment += timedelta(microseconds=int(rng.exponential(300)) + 10)
                 hit = it.elements if event_id == 1 else tuple(e for e in it.elements if rng.random() < 0.85)
                 self._take(event_id, moment, hit or it.elements[:1], rng)
@@ -298,9 +293,7 @@ class _Observing:
         _make_triggers(paths)
         return self._done
 
-    def _take(
-        self, event_id: int, moment: datetime, hit: tuple[ArrayElement, ...], rng: np.random.Generator
-    ) -> None:
+    def _take(self, event_id: int, moment: datetime, hit: tuple[ArrayElement, ...], rng: np.random.Generator) -> None:
         it = self._observation
         seconds, quarters = _high_resolution(moment)
         ids = np.array([element.ae_id for element in hit], dtype=np.uint16)
@@ -351,16 +344,17 @@ class _Observing:
     def _new_file(self, key: str, chunk: int) -> "_TableFile":
         it = self._observation
         if key in ELEMENTS:
-            return _telescope_file(it, ELEMENTS[key], chunk)
+            return _telescope_file(it, ELEMENTS[key], chunk, self._chunk)
         path = it.path("ARRAY", "triggers", f"SUB{it.subarray_id:03d}", "SWAT001", key, chunk)
         if key == "SUBARRAY":
-            stream = _SUB.DataStream(
-                subarray_id=it.subarray_id, sb_id=it.sb_id, obs_id=it.obs_id, producer_id=1
+            stream = _SUB.DataStream(subarray_id=it.subarray_id, sb_id=it.sb_id, obs_id=it.obs_id, producer_id=1)
+            return _TableFile(
+                _local(it.root, path), it.start, (("DataStream", stream),), "SubarrayEvents", self._events
             )
-            return _TableFile(_local(it.root, path), it.start, (("DataStream", stream),), "SubarrayEvents")
         ids = np.array([element.ae_id for element in it.elements], dtype=np.uint16)
         stream = _TRG.DataStream(tel_ids=_array(ids), sb_id=it.sb_id, obs_id=it.obs_id, producer_id=1)
-        return _TableFile(_local(it.root, path), it.start, (("DataStream", stream),), "Triggers")
+        rows = self._events * len(it.elements)
+        return _TableFile(_local(it.root, path), it.start, (("DataStream", stream),), "Triggers", rows)
 
     def _close(self, key: str) -> None:
         it, file, chunk = self._observation, self._open.pop(key), self._chunks[key]
@@ -399,7 +393,7 @@ class _Shower:
 
 def _telescope_event(
     event_id: int, element: ArrayElement, moment: datetime, shower: _Shower, rng: np.random.Generator
-) -> Any:  # noqa: ANN401  generated protobuf classes have no types
+) -> Any:
     seconds, quarters = _high_resolution(moment)
     x, y = _pixels()
     north, west = _GROUND.get(element.ae_id, (0.0, 30.0 * (element.ae_id % 10 - 5)))
@@ -431,7 +425,7 @@ def _telescope_event(
 
 
 def _telescope_file(
-    it: _Observation, element: ArrayElement, chunk: int, obs_id: int | None = None
+    it: _Observation, element: ArrayElement, chunk: int, max_rows: int, obs_id: int | None = None
 ) -> "_TableFile":
     obs_id = obs_id or it.obs_id
     path = it.path(element.name, "events", f"TEL{element.ae_id:03d}", "SDH001", "TEL_SHOWER", chunk)
@@ -453,7 +447,7 @@ def _telescope_file(
         data_model_version="1.0",
     )
     tables = (("DataStream", stream), ("CameraConfiguration", camera))
-    return _TableFile(_local(it.root, path), it.start, tables, "Events")
+    return _TableFile(_local(it.root, path), it.start, tables, "Events", max_rows)
 
 
 _pixel_positions: list[tuple[Any, Any]] = []
@@ -478,9 +472,7 @@ def _installed_pixels() -> tuple[Any, Any] | None:
         return None
     types = {"J": ">i4", "K": ">i8", "D": ">f8", "E": ">f4", "I": ">i2"}
     columns = range(1, (table.integer("TFIELDS") or 0) + 1)
-    row = np.dtype(
-        [(table.text(f"TTYPE{i}") or "", types[(table.text(f"TFORM{i}") or "")[-1]]) for i in columns]
-    )
+    row = np.dtype([(table.text(f"TTYPE{i}") or "", types[(table.text(f"TFORM{i}") or "")[-1]]) for i in columns])
     pixels = np.frombuffer(table.data or b"", row, count=table.integer("NAXIS2") or 0)
     return pixels["pix_x"].astype(float), pixels["pix_y"].astype(float)
 
@@ -501,7 +493,7 @@ class _TableFile:
     """One file in the making: tables of one row, then one long table. Outside the layout until finished."""
 
     def __init__(
-        self, path: Path, start: datetime, tables: Sequence[tuple[str, Any]], long_table: str
+        self, path: Path, start: datetime, tables: Sequence[tuple[str, Any]], long_table: str, max_rows: int
     ) -> None:
         self.path = path
         self.rows = 0
@@ -509,9 +501,9 @@ class _TableFile:
         self._start = start
         self._folder = tempfile.TemporaryDirectory(prefix="night-")
         self._draft = Path(self._folder.name) / "draft"
-        self._zfits = FlatProtobufZOFits(
-            n_tiles=8, rows_per_tile=_ROWS_PER_TILE, compression_block_size_kb=64 * 1024
-        )
+        # With fewer tiles than it needs, the compiled writer makes files whose header is wrong.
+        tiles = max_rows // _ROWS_PER_TILE + 2
+        self._zfits = FlatProtobufZOFits(tiles, _ROWS_PER_TILE, compression_block_size_kb=64 * 1024)
         self._zfits.open(str(self._draft))
         for name, message in tables:
             self._table(name)
@@ -519,7 +511,7 @@ class _TableFile:
             self._zfits.write_message(message)
         self._table(long_table)
 
-    def write(self, message: Any, moment: datetime) -> None:  # noqa: ANN401
+    def write(self, message: Any, moment: datetime) -> None:
         """Append a row."""
         self._zfits.write_message(message)
         self.rows += 1
@@ -569,9 +561,7 @@ def _copy(source: Path, target: Path) -> bool:
     if target.exists():
         if filecmp.cmp(source, target, shallow=False):
             return False
-        raise Conflict(
-            f"{target} is there already with other content than {source}", hint="remove one of them"
-        )
+        raise Conflict(f"{target} is there already with other content than {source}", hint="remove one of them")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     shutil.copyfile(source, part)
@@ -629,13 +619,13 @@ class _Fault:
 def _deliver_damaged(it: _Observation, fault: _Fault, rng: np.random.Generator) -> NightFile:
     element = it.elements[0]
     events = [_telescope_event(number, element, it.start, _Shower.random(rng), rng) for number in (1, 2)]
-    file = _telescope_file(it, element, 0, obs_id=it.obs_id + 50_000 if fault is _OTHER_ID else None)
+    file = _telescope_file(it, element, 0, len(events), obs_id=it.obs_id + 50_000 if fault is _OTHER_ID else None)
     for event in events:
         file.write(event, it.start)
     content = fault.damage(file.finish())
     path = file.path
     if fault is _UNKNOWN_ELEMENT:
-        path = Path(str(path).replace(element.name, f"{element.name[:4]}-99", 1))
+        path = it.root / str(path.relative_to(it.root)).replace(element.name, f"{element.name[:4]}-99", 1)
     if fault is _NO_DATA:
         path.parent.mkdir(parents=True, exist_ok=True)
         _make_triggers([path])
@@ -655,9 +645,7 @@ def _flipped(content: bytes, position: int) -> bytes:
 def _without(content: bytes, key: str, table: str) -> bytes:
     """`content` without card `key` in the header of `table`, with right checksums."""
     damaged = bytearray(content)
-    begin, end = next(
-        span for span in _spans(content) if f"EXTNAME = '{table}'".encode() in content[slice(*span)]
-    )
+    begin, end = next(span for span in _spans(content) if f"EXTNAME = '{table}'".encode() in content[slice(*span)])
     card = content.index(f"{key:8s}=".encode(), begin, end)
     damaged[card : card + CARD] = b" " * CARD
     at = damaged.index(b"CHECKSUM= '", begin) + 11
@@ -671,9 +659,7 @@ def _without_sums(content: bytes) -> bytes:
 
 
 def _spans(content: bytes) -> list[tuple[int, int]]:
-    begins = [
-        at for at in range(0, len(content), BLOCK) if content.startswith((b"SIMPLE  =", b"XTENSION="), at)
-    ]
+    begins = [at for at in range(0, len(content), BLOCK) if content.startswith((b"SIMPLE  =", b"XTENSION="), at)]
     return list(zip(begins, [*begins[1:], len(content)], strict=True))
 
 

@@ -27,9 +27,7 @@ time.sleep(60)
 
 @pytest.fixture
 def order(tmp_path: Path) -> PilotOrder:
-    return PilotOrder(
-        "pilot-1", "here", "http://127.0.0.1:1", "s3cret-canary", tmp_path / "pilots" / "pilot-1"
-    )
+    return PilotOrder("pilot-1", "here", "http://127.0.0.1:1", "s3cret-canary", tmp_path / "pilots" / "pilot-1")
 
 
 @pytest.fixture
@@ -78,9 +76,7 @@ def test_a_pilot_runs_from_start_to_stop(executor, order):
     assert not Path(f"/proc/{pid_of(handle)}").exists(), "left as a zombie"
 
 
-def test_the_pilot_gets_its_facts_as_arguments_and_the_secret_in_its_environment_only(
-    executor, order, monkeypatch
-):
+def test_the_pilot_gets_its_facts_as_arguments_and_the_secret_in_its_environment_only(executor, order, monkeypatch):
     monkeypatch.setenv("LIGHTKEEPER_DATABASE_URL", "postgresql://user:password@db")
     monkeypatch.setenv("PGPASSWORD", "password")
     local = executor(TELL)
@@ -136,9 +132,7 @@ def test_a_handle_of_a_pid_used_again_is_not_running_and_not_stopped(executor, o
     assert local.running([handle]) == {handle}
 
 
-@pytest.mark.parametrize(
-    "handle", ["", ":", "x:1", "-1:1", "0:0", "1:0", "²:1", "999999999:1", "12", "self:1"]
-)
+@pytest.mark.parametrize("handle", ["", ":", "x:1", "-1:1", "0:0", "1:0", "²:1", "999999999:1", "12", "self:1"])
 def test_unknown_handles_are_ignored(handle):
     local = LocalExecutor()
     assert local.running([handle]) == set()

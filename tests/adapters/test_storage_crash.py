@@ -148,9 +148,7 @@ def make_old(storage: PosixStorage) -> None:
 
 # --- power loss --------------------------------------------------------------------------------------------
 def run(*command: str | Path) -> str:
-    return subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True).stdout.strip()
 
 
 @contextmanager

@@ -33,9 +33,7 @@ def read(content, path=PLACE + NAME):
 @pytest.fixture(scope="module")
 def night(tmp_path_factory):
     root = tmp_path_factory.mktemp("interface")
-    return simulate_night(
-        root, night=date(2026, 3, 14), observations=1, events=5, telescopes=["LSTN-01", "LSTN-02"]
-    )
+    return simulate_night(root, night=date(2026, 3, 14), observations=1, events=5, telescopes=["LSTN-01", "LSTN-02"])
 
 
 def content_of(night, part):
@@ -195,9 +193,15 @@ def test_all_problems_are_said_not_only_the_first(night):
     assert len(problems) == 5
 
 
-@pytest.mark.parametrize(
-    "name", ["10_CTA_R1_dummy_evts", "example_9evts_NectarCAM", "LST-1.1.Run02008.0000_first50"]
-)
+def test_a_second_datastream_is_a_problem(night):
+    content, path = content_of(night, "/LSTN-01/")
+    begin = content.index(b"XTENSION=")
+    end = content.index(b"XTENSION=", begin + 1)
+    problems = read(content[:end] + content[begin:end] + content[end:], path).problems
+    assert problems == ("the file has more than one table DataStream",)
+
+
+@pytest.mark.parametrize("name", ["10_CTA_R1_dummy_evts", "example_9evts_NectarCAM", "LST-1.1.Run02008.0000_first50"])
 def test_raw_camera_data_are_whole_but_not_dl0(name):
     path = DATA / "raw_real" / f"{name}.fits.fz"
     if not path.exists():

@@ -34,9 +34,7 @@ def header(*cards):
     return text.ljust(-(-len(text) // BLOCK) * BLOCK).encode()
 
 
-PRIMARY = header(
-    "SIMPLE  =                    T", "BITPIX  =                    8", "NAXIS   =                    0"
-)
+PRIMARY = header("SIMPLE  =                    T", "BITPIX  =                    8", "NAXIS   =                    0")
 
 
 @pytest.mark.parametrize("path", CAMERA_FILES, ids=lambda path: path.name)
@@ -156,14 +154,15 @@ def test_hostile_headers_are_bounded(cards, problem):
 
 def test_a_header_without_end_is_not_read_for_ever():
     told = walk_bytes(b"SIMPLE  =".ljust(BLOCK) + b" " * BLOCK * 500)
-    assert any("no END card in 400 blocks" in said for said in told.problems)
+    assert any("no END card in 100 blocks" in said for said in told.problems)
     assert told.fixity.size == BLOCK * 501
 
 
-def test_too_many_hdus_are_not_followed():
+def test_problems_are_not_listed_without_end():
     extension = header("XTENSION= 'IMAGE   '", "BITPIX  = 8", "NAXIS   = 0")
-    told = walk_bytes(PRIMARY + extension * 1100)
-    assert told.problems[-1] == "the file has more than 1000 HDUs"
+    told = walk_bytes(PRIMARY + extension * 110)
+    assert told.problems[-1] == "and so on: there are too many problems to list them all"
+    assert len(told.problems) < 60
     assert not told.complete
 
 

@@ -39,9 +39,7 @@ def body_of(document, step):
 def simulated(number, particle="proton", folder="/ctao/sim", **meta):
     lfn = parse_lfn(f"{folder}/{particle}_run{number:06d}_test.simtel.zst")
     described = {"data_level": -1, "runNumber": f"{number:08d}", "particle": particle, "site": "LaPalma"}
-    return JobInput(
-        lfn, described | {"array_layout": "alpha", "phiP": 180.0, "MCCampaign": "DemoSimulation"} | meta
-    )
+    return JobInput(lfn, described | {"array_layout": "alpha", "phiP": 180.0, "MCCampaign": "DemoSimulation"} | meta)
 
 
 def observed(obs_id, base="/ctao/acada/DL0", telescopes=(1, 2), subarray=True):
@@ -60,9 +58,7 @@ def observed(obs_id, base="/ctao/acada/DL0", telescopes=(1, 2), subarray=True):
 
 
 def recipe(job_type, body, inputs, task=5):
-    return JOB_TYPES[job_type].recipe(
-        JobOrder(12, task, 99, body, tuple(sorted(inputs, key=lambda i: i.lfn)))
-    )
+    return JOB_TYPES[job_type].recipe(JobOrder(12, task, 99, body, tuple(sorted(inputs, key=lambda i: i.lfn))))
 
 
 process = partial(recipe, "CtapipeProcessing")
@@ -397,9 +393,7 @@ def as_inputs(told):
 
 
 def activities(job_type, told, out):
-    return [
-        ran for log in told.provenance_logs for ran in JOB_TYPES[job_type].activities((out / log).read_text())
-    ]
+    return [ran for log in told.provenance_logs for ran in JOB_TYPES[job_type].activities((out / log).read_text())]
 
 
 @needs_shared

@@ -47,9 +47,7 @@ def test_the_shorter_layout_without_a_program_folder_is_read():
 
 def test_a_subarray_file_takes_its_site_from_the_folder():
     folder = "/ctao/acada/DL0/ARRAY/ctao-acada-s/acada-adh/triggers/2026/03/14"
-    delivery, problems = parse_delivery(
-        f"{folder}/SUB007_SWAT001_20260315T010000_{IDS}_SUBARRAY_CHUNK003.fits.fz"
-    )
+    delivery, problems = parse_delivery(f"{folder}/SUB007_SWAT001_20260315T010000_{IDS}_SUBARRAY_CHUNK003.fits.fz")
     assert problems == []
     assert delivery is not None
     assert (delivery.site, delivery.subarray_id, delivery.tel_id) == ("CTAO-South", 7, None)
@@ -67,9 +65,7 @@ def test_the_northern_array_has_four_large_and_nine_medium_telescopes():
 
 @pytest.mark.feature("S0-020")
 def test_a_fifth_large_telescope_in_the_north_does_not_exist():
-    assert problems_of(LST_1.replace("LSTN-01", "LSTN-05")) == [
-        "'LSTN-05' is not an array element of the observatory"
-    ]
+    assert problems_of(LST_1.replace("LSTN-01", "LSTN-05")) == ["'LSTN-05' is not an array element of the observatory"]
 
 
 @pytest.mark.feature("S0-023")

@@ -128,18 +128,14 @@ def test_a_key_without_one_value_is_left_to_the_jobs_own_inputs(value):
 
 
 def test_settings_of_the_job_overrule_common_and_common_overrules_the_query():
-    text = one_step(
-        "site: LaPalma, MCCampaign: OLD", "site: Paranal", common=COMMON + "  array_layout: Beta\n"
-    )
+    text = one_step("site: LaPalma, MCCampaign: OLD", "site: Paranal", common=COMMON + "  array_layout: Beta\n")
     meta = read(text).steps[0].body["output_meta"]
     assert (meta["site"], meta["MCCampaign"], meta["array_layout"]) == ("Paranal", "PROD5", "Beta")
     assert read(one_step("site: X", "MCCampaign: OWN")).steps[0].body["MCCampaign"] == "OWN"
 
 
 def test_where_and_how_wide_a_step_runs_is_kept():
-    text = one_step(
-        config="destination: CTAO.PIC.es\n      nb_processors: 4\n      group_by: array_layout, particle"
-    )
+    text = one_step(config="destination: CTAO.PIC.es\n      nb_processors: 4\n      group_by: array_layout, particle")
     step = read(text).steps[0]
     assert (step.destination, step.processors, step.group_by) == ("CTAO.PIC.es", 4, "array_layout,particle")
 
@@ -159,20 +155,12 @@ def test_nothing_null_and_zero_mean_that_there_is_no_parent(nothing):
 
 
 def test_operators_go_through_to_the_catalogue():
-    query = (
-        read(one_step('thetaP: {"<": 40, ">=": 20}, site: {nin: [X]}, split: Missing, sct: true'))
-        .steps[0]
-        .query
-    )
+    query = read(one_step('thetaP: {"<": 40, ">=": 20}, site: {nin: [X]}, split: Missing, sct: true')).steps[0].query
     assert query == {"thetaP": {"<": 40, ">=": 20}, "site": {"nin": ["X"]}, "split": "Missing", "sct": "True"}
 
 
 def test_translated_keys_are_translated_inside_operators_too():
-    query = (
-        read(one_step("moon: {in: [dark, half]}, div_ang: 0.0022, zenith_angle: {in: [20, 40]}"))
-        .steps[0]
-        .query
-    )
+    query = read(one_step("moon: {in: [dark, half]}, div_ang: 0.0022, zenith_angle: {in: [20, 40]}")).steps[0].query
     assert query == {"nsb": {"in": [1, 5]}, "div_ang": "0.0022", "thetaP": {"in": [20.0, 40.0]}}
 
 
@@ -217,9 +205,7 @@ def test_a_merging_without_parent_counts_from_its_own_query():
 
 def test_a_child_that_asks_for_what_its_parent_never_makes_is_refused():
     text = (
-        one_step("site: LaPalma, particle: gamma").partition("Common")[0]
-        + merging(2, 1, "particle: proton")
-        + COMMON
+        one_step("site: LaPalma, particle: gamma").partition("Common")[0] + merging(2, 1, "particle: proton") + COMMON
     )
     assert "line 11, key 'particle' of step 2: asks for 'proton', but step 1 makes 'gamma'" in refused(text)
 
@@ -479,9 +465,7 @@ def test_with_a_vocabulary_queries_are_checked_against_it(text, told):
      "-p x", "--EventSource.override_obs_id=3", "--ImageModifier.rng_seed=3"],
 )  # fmt: skip
 def test_options_that_say_what_is_read_or_written_are_refused(option):
-    assert "line 8, key 'options' of step 1: option" in refused(
-        one_step(config=f'options: "--overwrite {option}"')
-    )
+    assert "line 8, key 'options' of step 1: option" in refused(one_step(config=f'options: "--overwrite {option}"'))
 
 
 def test_options_are_split_as_a_shell_would_and_reach_no_shell():
@@ -533,8 +517,7 @@ def test_an_angle_that_lost_its_decimal_point_is_pointed_at():
 
 # --- hostile text ---------------------------------------------------------------------------------------
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
-    f"{new}: &{new} [{','.join(['*' + old] * 10)}]\n"
-    for old, new in zip("abcdefghi", "bcdefghij", strict=True)
+    f"{new}: &{new} [{','.join(['*' + old] * 10)}]\n" for old, new in zip("abcdefghi", "bcdefghij", strict=True)
 )
 
 

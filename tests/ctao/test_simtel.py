@@ -50,22 +50,16 @@ def test_a_name_by_azimuth_tells_the_site_and_the_direction_of_flight():
 
 
 def test_versions_before_the_name_do_not_disturb():
-    meta, problems = parse_run(
-        "v0.33.0__proton_run000001_za20deg_azm180deg_North_alpha_6.0.2_test.simtel.zst"
-    )
+    meta, problems = parse_run("v0.33.0__proton_run000001_za20deg_azm180deg_North_alpha_6.0.2_test.simtel.zst")
     assert problems == []
     assert (meta["particle"], meta["runNumber"], meta["phiP"]) == ("proton", "00000001", 0.0)
     assert meta["array_layout"] == "North_alpha_6.0.2"
-    meta, _ = parse_run(
-        "v0.35.0__proton_run000001_za20deg_azm180deg_North_CTAO-North-Alpha_7.0.0_test.simtel.zst"
-    )
+    meta, _ = parse_run("v0.35.0__proton_run000001_za20deg_azm180deg_North_CTAO-North-Alpha_7.0.0_test.simtel.zst")
     assert meta["array_layout"] == "North_CTAO-North-Alpha_7.0.0"
 
 
 def test_a_name_of_a_production_has_its_angles_as_they_are():
-    meta, problems = parse_run(
-        "proton_20deg_180deg_run000012___cta-prod6-paranal-2147m-Paranal-dark.simtel.zst"
-    )
+    meta, problems = parse_run("proton_20deg_180deg_run000012___cta-prod6-paranal-2147m-Paranal-dark.simtel.zst")
     assert problems == []
     assert (meta["particle"], meta["runNumber"]) == ("proton", "00000012")
     assert (meta["thetaP"], meta["phiP"], meta["site"]) == (20.0, 180.0, "Paranal")
@@ -138,6 +132,10 @@ def test_gzip_in_several_members_is_read_and_its_cut_found():
     damaged = bytearray(packed)
     damaged[-6] ^= 1
     assert any("damaged" in said for said in problems_of(bytes(damaged), name))
+
+
+def test_a_file_of_countless_empty_streams_is_refused():
+    assert any("compressed streams" in said for said in problems_of(zstandard.compress(b"") * 20_000))
 
 
 def test_a_stream_that_swells_without_end_is_refused():

@@ -1,5 +1,6 @@
 """The toy observatory delivers what the manifest says, and handing in again changes nothing."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -145,10 +146,30 @@ def test_runs_are_handed_in_under_numbers_of_their_own(tmp_path):
     assert not trigger(handed.files[0]).exists()
 
 
+def test_warming_up_without_ctapipe_says_so_and_succeeds(tmp_path):
+    (tmp_path / "python").symlink_to(sys.executable)
+    done = subprocess.run(
+        [str(tmp_path / "python"), "-m", "lightkeeper_ctao.warm_up"],
+        env={"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "ctapipe is not installed; nothing to warm up\n")
+
+
+@pytest.mark.feature("S0-020", "S3-002")
+def test_many_telescopes_and_events_fit(tmp_path):
+    names = [f"LSTN-{i:02d}" for i in range(1, 5)] + [f"MSTN-{i:02d}" for i in range(1, 10)]
+    night = simulate_night(tmp_path, night=NIGHT, events=200, chunk=150, telescopes=names)
+    for file in night.good:
+        product = Dl0Reader().read(local(night, file).open("rb"), file.path)
+        assert (product.problems, dict(product.meta)) == ((), dict(file.meta))
+    assert {file.meta["array_element"] for file in night.good} == {*names, "ARRAY"}
+
+
 @pytest.mark.ctapipe
-@pytest.mark.skipif(
-    not (Path(sys.executable).parent / "ctapipe-process").exists(), reason="ctapipe is not installed"
-)
+@pytest.mark.skipif(not (Path(sys.executable).parent / "ctapipe-process").exists(), reason="ctapipe is not installed")
 def test_ctapipe_reconstructs_what_the_toy_telescopes_saw(tmp_path):
     tables = pytest.importorskip("tables")
     night = simulate_night(tmp_path / "in", night=NIGHT, observations=1, events=10, chunk=4)

@@ -263,9 +263,7 @@ def test_a_killed_server_is_started_again_while_its_owner_lives(tmp_path):
         pids = {server.pid}
         for _ in range(2):
             os.kill(server.pid, signal.SIGKILL)
-            until(
-                lambda: server.pid not in pids and execute(server.url, "SELECT answer FROM kept") == [(42,)]
-            )
+            until(lambda: server.pid not in pids and execute(server.url, "SELECT answer FROM kept") == [(42,)])
             pids.add(server.pid)
     assert not working_in(tmp_path / "pg" / "data")
 
@@ -279,9 +277,7 @@ def test_a_busy_process_left_by_a_killed_server_does_not_hold_up_the_next(tmp_pa
 
             def count() -> None:
                 with pytest.raises(psycopg.OperationalError):
-                    conn.execute(
-                        "SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b"
-                    )
+                    conn.execute("SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b")
 
             thread = threading.Thread(target=count)
             thread.start()

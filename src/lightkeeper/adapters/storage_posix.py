@@ -176,7 +176,7 @@ class PosixStorage:
             )
 
     def local_path(self, path: str) -> Path:
-        """Where the file lies here, whether it exists or not; "/" is the root. Links that are made later are not seen."""
+        """Where the file lies here, whether it exists or not; "/" is the root. Links made later are not seen."""
         if path == "/":
             return self.root
         directory, name = self._split(path)
@@ -276,9 +276,7 @@ class PosixStorage:
                     os.mkdir(part, dir_fd=above)
             return os.open(part, _DIRECTORY, dir_fd=above)
         except OSError as error:
-            if error.errno in (errno.ENOTDIR, errno.ELOOP) and modes.S_ISLNK(
-                os.lstat(part, dir_fd=above).st_mode
-            ):
+            if error.errno in (errno.ENOTDIR, errno.ELOOP) and modes.S_ISLNK(os.lstat(part, dir_fd=above).st_mode):
                 raise self._refused("/".join(parts), "it is a symbolic link") from None
             raise
 
@@ -315,9 +313,7 @@ class PosixStorage:
         if error.errno in _MEDIUM and doing == "read":
             return Corrupt(why, hint=f"the disk below {self.root} fails; repair the file from another copy")
         if error.errno == errno.EROFS:
-            return Refused(
-                why, hint=f"{self.root} is mounted read-only; after a disk error Linux does so by itself"
-            )
+            return Refused(why, hint=f"{self.root} is mounted read-only; after a disk error Linux does so by itself")
         if error.errno in _RIGHTS:
             return Refused(why, hint=f"user {os.geteuid()} needs the right to {doing} below {self.root}")
         if error.errno in _IN_THE_WAY:

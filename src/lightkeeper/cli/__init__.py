@@ -30,13 +30,9 @@ app = typer.Typer(
 def _options(
     home: Annotated[
         Path | None,
-        typer.Option(
-            envvar="LIGHTKEEPER_HOME", help="Folder of the instance; ~/.lightkeeper when not given."
-        ),
+        typer.Option(envvar="LIGHTKEEPER_HOME", help="Folder of the instance; ~/.lightkeeper when not given."),
     ] = None,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and end.", is_eager=True)
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
 ) -> None:
     if version:
         print(f"lightkeeper {__version__}")

@@ -5,7 +5,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,34 +27,19 @@ def demo(
     home: Annotated[
         Path | None, typer.Option(help="Folder of the demo's instance; a new temporary one if not given.")
     ] = None,
-    night: Annotated[
-        Path | None, typer.Option(help="Folder with a night to hand in; simulated if not given.")
-    ] = None,
+    night: Annotated[Path | None, typer.Option(help="Folder with a night to hand in; simulated if not given.")] = None,
     events: Annotated[
         Path | None, typer.Option(help="Folder with events to process; the night's if not given.")
     ] = None,
-    scale: Annotated[
-        int, typer.Option(min=1, max=1000, help="Runs of each simulated file, or observations.")
-    ] = 4,
+    scale: Annotated[int, typer.Option(min=1, max=1000, help="Runs of each simulated file, or observations.")] = 4,
     port: Annotated[int, typer.Option(help="Port of the dashboard; 0: any free one.")] = 0,
-    keep_running: Annotated[
-        bool, typer.Option("--keep-running", help="Stay up afterwards, until Ctrl-C.")
-    ] = False,
+    keep_running: Annotated[bool, typer.Option("--keep-running", help="Stay up afterwards, until Ctrl-C.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show a night's walk: in, verified, copied twice, freed, processed, healed, explained."""
     chosen = home or Path(tempfile.mkdtemp(prefix="lightkeeper-demo-"))
-    settings = homes.settings(
-        chosen,
-        port=port,
-        trigger_patience=timedelta(seconds=3),
-        lease=timedelta(seconds=20),
-        heartbeat=timedelta(seconds=1),
-        pilot_idle=timedelta(seconds=10),
-        pilot_silence=timedelta(seconds=15),
-        retry_after=timedelta(seconds=0.5),
-    )
-    settings.home.mkdir(parents=True, exist_ok=True)
+    _write_settings(chosen)
+    settings = homes.settings(chosen, port=port)
     with _Display(quiet=as_json) as display, (settings.home / "demo.log").open("a") as log_file:
         log = _FileLog(log_file)
         with open_demo(settings, log) as instance:
@@ -72,6 +56,25 @@ def demo(
         raise typer.Exit(1)
 
 
+HURRY = """\
+# Written by `lightkeeper demo`: nobody wants to wait minutes for a pilot that is known to be dead. Times in seconds.
+trigger_patience = 3
+lease = 20
+heartbeat = 1
+pilot_idle = 10
+pilot_silence = 15
+retry_after = 0.5
+"""
+
+
+def _write_settings(home: Path) -> None:
+    """Settings of the demo, which `lightkeeper up` on the same home finds later."""
+    home.mkdir(parents=True, exist_ok=True)
+    file = home / "lightkeeper.toml"
+    if not file.exists():
+        file.write_text(HURRY)
+
+
 def _print(result: Result, as_json: bool) -> None:
     facts = result.facts
     if as_json:
@@ -85,9 +88,10 @@ def _print(result: Result, as_json: bool) -> None:
         out.print(f"\n[bold]Why is there {result.story['file']['lfn'].rpartition('/')[2]}?[/]")
         tell(result.story)
     out.print("\n[bold]Healed on the way, without a person[/]")
-    show(facts["healed"], as_json=False, columns=("at", "kind", "what", "why"), empty="nothing")
+    show(facts["healed"], as_json=False, columns=("at", "what", "why"), empty="nothing")
     out.print("\n[bold]Refused, never registered[/]")
-    show(facts["quarantine"], as_json=False, columns=("path", "reason"), empty="nothing")
+    refused = [{"file": q["path"].rpartition("/")[2], "reason": q["reason"]} for q in facts["quarantine"]]
+    show(refused, as_json=False, columns=("file", "reason"), empty="nothing")
     out.print()
     show(
         facts["transformations"],
@@ -95,9 +99,7 @@ def _print(result: Result, as_json: bool) -> None:
         columns=[c for c in PROGRESS if c not in ("production", "processed")],
     )
     table = Table(box=None, show_header=False, title="The night", title_justify="left")
-    table.add_row(
-        "in the catalogue", f"{facts['files_ingested']} files, {facts['files_quarantined']} refused"
-    )
+    table.add_row("in the catalogue", f"{facts['files_ingested']} files, {facts['files_quarantined']} refused")
     table.add_row("verified copies at data centres", str(facts["replicas_verified"]))
     table.add_row("copied", readable_bytes(facts["bytes_copied"]))
     table.add_row("freed on site", f"{facts['onsite_freed']} files, each after two copies were read back")
@@ -114,9 +116,7 @@ class _Display:
 
     def __init__(self, *, quiet: bool) -> None:
         self.address = ""
-        self._live = (
-            None if quiet or not err.is_terminal else Live(console=err, refresh_per_second=8, transient=True)
-        )
+        self._live = None if quiet or not err.is_terminal else Live(console=err, refresh_per_second=8, transient=True)
         self._quiet = quiet
         self._last = ""
         self._spinner = Spinner("dots")
@@ -138,12 +138,8 @@ class _Display:
     def tell(self, sentence: str, status: Mapping[str, Any]) -> None:
         """Show a sentence and the numbers."""
         if self._live:
-            self._spinner.update(
-                text=Text(f"{sentence} … {time.monotonic() - self._started:.0f} s", style="bold")
-            )
-            self._live.update(
-                Group(self._spinner, _numbers(status), Text(f"dashboard: {self.address}", style="dim"))
-            )
+            self._spinner.update(text=Text(f"{sentence} … {time.monotonic() - self._started:.0f} s", style="bold"))
+            self._live.update(Group(self._spinner, _numbers(status), Text(f"dashboard: {self.address}", style="dim")))
         elif sentence != self._last and not self._quiet:
             err.print(f"{time.monotonic() - self._started:5.1f} s  {sentence}")
         self._last = sentence

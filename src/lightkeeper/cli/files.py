@@ -26,9 +26,7 @@ def files(
     try:
         wanted = json.loads(query)
     except ValueError as error:
-        raise Invalid(
-            f"the query is not JSON: {error}", hint="""write it like '{"data_level": 0}'"""
-        ) from error
+        raise Invalid(f"the query is not JSON: {error}", hint="""write it like '{"data_level": 0}'""") from error
     with client() as api:
         for found in api.files(wanted, limit):
             sys.stdout.write((json.dumps(found) if as_json else found["lfn"]) + "\n")
@@ -73,12 +71,13 @@ def tell(story: dict[str, Any]) -> None:
     out.print(f"  policy {story['policy'] or 'none: no policy matches its metadata'}")
     for copy in story["replicas"]:
         out.print(
-            f"  copy at {copy['storage']} ({copy['site']}): {copy['state']}, read back {cell('at', copy['verified_at'])}"
+            f"  copy at {copy['storage']} ({copy['site']}): {copy['state']}, "
+            f"read back {cell('at', copy['verified_at'])}"
         )
     for transfer in story["under_way"]:
         out.print(f"  copy to {transfer['target']}: {transfer['state']} {transfer['error'] or ''}")
     steps = {step["file_id"]: step for step in story["made_from"]}
-    out.print(_tree(of["file_id"], steps, None))
+    out.print(_tree(of["file_id"], steps, None), soft_wrap=True)
 
 
 def _tree(file_id: int, steps: dict[int, dict[str, Any]], branch: Tree | None) -> Tree:

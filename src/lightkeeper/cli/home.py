@@ -17,7 +17,7 @@ _home: Path | None = None
 
 def use_home(home: Path | None) -> None:
     """The home given on the command line, if one was."""
-    global _home  # noqa: PLW0603  # one process is one command
+    global _home  # one process is one command
     _home = home
 
 

@@ -40,9 +40,7 @@ def _in_words(runs: dict[str, object] | None) -> str:
 
 
 def fsck(
-    read_bytes: Annotated[
-        bool, typer.Option("--read-bytes", help="Re-read every copy and compare checksums.")
-    ] = False,
+    read_bytes: Annotated[bool, typer.Option("--read-bytes", help="Re-read every copy and compare checksums.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check every invariant and every copy; exit status 1 when anything is violated."""

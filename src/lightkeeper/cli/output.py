@@ -15,13 +15,17 @@ from lightkeeper.domain.errors import LightkeeperError
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value, as the API returns it.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would change; change nothing.")]
 
-out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+WIDE = 200
+"""Columns for output that goes to a file or a program."""
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+SHORT = 24
+"""A column whose first value has at most so many characters is not wrapped."""
+
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def show(
-    value: Any, *, as_json: bool, columns: Sequence[str] = (), title: str = "", empty: str = "nothing"
-) -> None:
+def show(value: Any, *, as_json: bool, columns: Sequence[str] = (), title: str = "", empty: str = "nothing") -> None:
     """Print `value`: as JSON, or as a table of these columns when it is a list, or of keys and values."""
     if as_json:
         sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
@@ -33,12 +37,17 @@ def show(
     elif not value:
         out.print(empty)
     else:
-        table = Table(
-            title=title or None, title_justify="left", box=None, header_style="bold", pad_edge=False
-        )
+        table = Table(title=title or None, title_justify="left", box=None, header_style="bold", pad_edge=False)
         for column in columns:
-            number = isinstance(value[0].get(column), int | float)
-            table.add_column(column.replace("_", " "), justify="right" if number else "left", overflow="fold")
+            content = value[0].get(column)
+            number = isinstance(content, int | float)
+            short = number or (isinstance(content, str) and len(content) <= SHORT)
+            table.add_column(
+                column.replace("_", " "),
+                justify="right" if number else "left",
+                overflow="fold",
+                no_wrap=short,
+            )
         for row in value:
             table.add_row(*(cell(column, row.get(column)) for column in columns))
         out.print(table)

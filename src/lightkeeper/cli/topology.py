@@ -26,9 +26,7 @@ def apply(
         return
     for change in changes:
         out.print(change.replace("[", "\\["))
-    out.print(
-        f"{len(changes)} changes {'would be made' if dry_run else 'made'}" if changes else "nothing to change"
-    )
+    out.print(f"{len(changes)} changes {'would be made' if dry_run else 'made'}" if changes else "nothing to change")
 
 
 @storage.command("list")

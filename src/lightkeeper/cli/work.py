@@ -25,9 +25,7 @@ PROGRESS = (
 def submit(
     name: Annotated[str, typer.Argument(help="Name of the production.")],
     file: Annotated[Path, typer.Argument(help="Production document (YAML).")],
-    open_: Annotated[
-        bool, typer.Option("--open", help="Take files that arrive later too, until stopped.")
-    ] = False,
+    open_: Annotated[bool, typer.Option("--open", help="Take files that arrive later too, until stopped.")] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -81,16 +79,12 @@ def report(
         show(found, as_json=True)
         return
     out.print(report_table(found))
-    out.print(
-        f"{found['summary']['name']} is {found['summary']['status']}; it waits for {found['waits_for']}"
-    )
+    out.print(f"{found['summary']['name']} is {found['summary']['status']}; it waits for {found['waits_for']}")
 
 
 def report_table(found: dict[str, Any]) -> Table:
     """The report as operators know it."""
-    table = Table(
-        title=f"Transformation: {found['summary']['id']}", width=200 if not out.is_terminal else None
-    )
+    table = Table(title=f"Transformation: {found['summary']['id']}")
     for column in COLUMNS:
         table.add_column(column, justify="right" if column == "Total" else "left")
     for row in found["rows"]:
@@ -143,21 +137,14 @@ def job_log(job_id: Annotated[int, typer.Argument(metavar="ID", help="Number of 
 def _read(file: Path) -> tuple[str, dict[str, str]]:
     """A production document, and the small text files beside it that it may name."""
     if file.stat().st_size > MAX_SANDBOX:
-        raise Invalid(
-            f"{file} has {file.stat().st_size} bytes; a production document has at most {MAX_SANDBOX}"
-        )
+        raise Invalid(f"{file} has {file.stat().st_size} bytes; a production document has at most {MAX_SANDBOX}")
     try:
         document = file.read_text()
     except UnicodeDecodeError as error:
         raise Invalid(f"{file} is not a text file: {error}") from error
     sandbox: dict[str, str] = {}
     for beside in sorted(file.parent.iterdir()):
-        if (
-            beside != file
-            and beside.name in document
-            and beside.is_file()
-            and beside.stat().st_size <= MAX_SANDBOX
-        ):
+        if beside != file and beside.name in document and beside.is_file() and beside.stat().st_size <= MAX_SANDBOX:
             sandbox[beside.name] = beside.read_text(errors="replace")
     return document, sandbox
 

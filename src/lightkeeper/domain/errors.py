@@ -3,8 +3,8 @@
 `code` is stable and machine-readable (API, `--json`); `exit_status` is what the command line ends with.
 """
 
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Iterable
 
 
 class LightkeeperError(Exception):

@@ -81,6 +81,7 @@ class Fixity:
     def __post_init__(self) -> None:
         if self.size < 0 or not _SHA256.match(self.sha256) or not _ADLER32.match(self.adler32):
             raise Invalid(
-                f"not a fixity: size {self.size}, sha256 '{printable(self.sha256)}', adler32 '{printable(self.adler32)}'",
+                f"not a fixity: size {self.size}, sha256 '{printable(self.sha256)}', "
+                f"adler32 '{printable(self.adler32)}'",
                 hint="size in bytes, sha256 as 64 and adler32 as 8 lower-case hexadecimal digits",
             )

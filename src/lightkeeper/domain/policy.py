@@ -49,9 +49,7 @@ class CopyPlan:
     blocked: str = ""
 
 
-def plan_copies(
-    policy: Policy, file: FileCopies, storages: Mapping[int, StorageElement], now: datetime
-) -> CopyPlan:
+def plan_copies(policy: Policy, file: FileCopies, storages: Mapping[int, StorageElement], now: datetime) -> CopyPlan:
     """The difference between what is owed and what is there.
 
     While no data centre has the file only one transfer is planned, so that the second copy is made from the first
@@ -63,9 +61,7 @@ def plan_copies(
     missing = policy.copies - len(have | coming)
     if missing <= 0:
         return _free(policy, file, storages, now) if len(have) >= policy.copies else CopyPlan()
-    off_site = any(
-        _is_ok(r) and storages[r.storage_id].site_kind is SiteKind.DATA_CENTRE for r in file.replicas
-    )
+    off_site = any(_is_ok(r) and storages[r.storage_id].site_kind is SiteKind.DATA_CENTRE for r in file.replicas)
     if not off_site:
         if coming:
             return CopyPlan()
@@ -87,10 +83,9 @@ def plan_copies(
         if len(targets) < missing and storage.site not in {t.site for t in targets}:
             targets.append(storage)
     blocked = ""
-    if off_site and len(targets) < missing or not targets:
-        blocked = (
-            f"policy {policy.name} wants {policy.copies} copies on {policy.media} at distinct data centres; "
-            + (f"only {len(have | coming) + len(targets)} can hold one")
+    if (off_site and len(targets) < missing) or not targets:
+        blocked = f"policy {policy.name} wants {policy.copies} copies on {policy.media} at distinct data centres; " + (
+            f"only {len(have | coming) + len(targets)} can hold one"
         )
     return CopyPlan(copy_to=tuple(t.storage_id for t in targets), blocked=blocked)
 
@@ -117,9 +112,7 @@ def may_free(
     return ""
 
 
-def _free(
-    policy: Policy, file: FileCopies, storages: Mapping[int, StorageElement], now: datetime
-) -> CopyPlan:
+def _free(policy: Policy, file: FileCopies, storages: Mapping[int, StorageElement], now: datetime) -> CopyPlan:
     if not policy.free_on_site:
         return CopyPlan()
     freeable: list[int] = []

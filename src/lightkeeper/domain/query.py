@@ -104,9 +104,7 @@ class Query:
         for name, wanted in query.items():
             if isinstance(wanted, Mapping):
                 operators: Mapping[Any, Any] = wanted  # type: ignore[assignment]
-                conditions += [
-                    _condition(name, str(op), value, vocabulary) for op, value in operators.items()
-                ]
+                conditions += [_condition(name, str(op), value, vocabulary) for op, value in operators.items()]
             elif wanted in ("Any", "Missing"):
                 op = Op.EXISTS if wanted == "Any" else Op.MISSING
                 conditions.append(Condition(vocabulary.key(name).name, op))
@@ -146,16 +144,12 @@ def _condition(name: str, op_text: str, value: Any, vocabulary: Vocabulary) -> C
     try:
         op = Op(op_text)
     except ValueError:
-        raise Invalid(
-            f"unknown operator '{op_text}' for key '{name}'", hint=nearest(op_text, list(Op))
-        ) from None
+        raise Invalid(f"unknown operator '{op_text}' for key '{name}'", hint=nearest(op_text, list(Op))) from None
     if op in (Op.EXISTS, Op.MISSING):
         return Condition(key.name, op)
     if op in (Op.IN, Op.NOT_IN):
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-            raise Invalid(
-                f"operator '{op}' for key '{name}' needs a list of values", hint=f"{name}: {{{op}: [a, b]}}"
-            )
+            raise Invalid(f"operator '{op}' for key '{name}' needs a list of values", hint=f"{name}: {{{op}: [a, b]}}")
         values: list[Any] = [*value]  # pyright: ignore[reportUnknownVariableType]
         return Condition(key.name, op, tuple(normalise(key, v) for v in values))
     if op in _ORDERED and key.type in (KeyType.BOOL, KeyType.JSON):

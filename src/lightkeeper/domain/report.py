@@ -61,9 +61,7 @@ def transformation_report(groups: Sequence[JobGroup]) -> list[ReportRow]:
             result.append(
                 ReportRow(RowKind.MINOR_TOTAL, status, f"Total: {minor}", "-", "-", _share(n_minor, n_status))
             )
-        result.append(
-            ReportRow(RowKind.STATUS_TOTAL, f"Total: {status}", "-", "-", "-", _share(n_status, everything))
-        )
+        result.append(ReportRow(RowKind.STATUS_TOTAL, f"Total: {status}", "-", "-", "-", _share(n_status, everything)))
     result.append(ReportRow(RowKind.TOTAL, "Total # tasks:", "-", "-", "-", str(everything)))
     return result
 

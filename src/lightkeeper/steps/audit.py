@@ -63,9 +63,7 @@ def _fault(ctx: Context, element: StorageElement, stored: Stored, read_bytes: bo
             return ""
         with storage.open(stored.path) as file:
             sha256 = fixity_of(chunks_of(file)).sha256
-        return (
-            "" if sha256 == stored.sha256 else f"has sha256 {sha256[:12]}… instead of {stored.sha256[:12]}…"
-        )
+        return "" if sha256 == stored.sha256 else f"has sha256 {sha256[:12]}… instead of {stored.sha256[:12]}…"
     except LightkeeperError as error:
         return error.message
 

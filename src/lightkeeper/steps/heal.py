@@ -15,6 +15,8 @@ def look_after_work(ctx: Context) -> int:
     """Flush and complete transformations and productions that are ready for it; return how many moved."""
     moved = 0
     with ctx.db.transaction() as conn:
+        for transformation_id in work.with_input(conn):
+            work.make_tasks(conn, transformation_id)  # whole groups first: only what is left can need a flush
         for facts in work.facts(conn):
             what, why = remedy(facts)
             if what is Remedy.FLUSH and work.flush(conn, facts.transformation_id, why):

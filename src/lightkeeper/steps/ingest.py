@@ -89,9 +89,7 @@ def register_accepted(ctx: Context) -> int:
         _remove_trigger_file(ctx, elements[claim.storage_id], claim.path)
     for claim, reason in [*bad, *outcome.failed]:
         _quarantine(ctx, elements[claim.storage_id], claim, reason)
-    ctx.log.info(
-        "ingested", registered=len(outcome.done), quarantined=len(bad) + len(outcome.failed), early=len(early)
-    )
+    ctx.log.info("ingested", registered=len(outcome.done), quarantined=len(bad) + len(outcome.failed), early=len(early))
     return len(read)
 
 

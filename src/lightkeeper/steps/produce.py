@@ -38,10 +38,8 @@ def plan(ctx: Context, document: str, sandbox: Mapping[str, bytes]) -> Productio
     return plan
 
 
-def submit(
-    ctx: Context, name: str, document: str, sandbox: Mapping[str, bytes], *, open_: bool = False
-) -> str:
-    """Start a production on the files that match now, or with `open_` also on those that come later; return its name."""
+def submit(ctx: Context, name: str, document: str, sandbox: Mapping[str, bytes], *, open_: bool = False) -> str:
+    """Start a production on the files that match now, with `open_` also on those that come later; its name."""
     parse_name(name, "production")
     steps = plan(ctx, document, sandbox)
     with ctx.db.transaction() as conn:
@@ -64,9 +62,7 @@ def submit(
             )
         taken = work.activate(conn, production_id)
         if not taken and not open_:
-            raise Invalid(
-                _no_input(steps), hint="check the query, or submit with --open for files that will come"
-            )
+            raise Invalid(_no_input(steps), hint="check the query, or submit with --open for files that will come")
     ctx.log.info("submitted", production=name, transformations=len(ids), inputs=taken)
     return name
 

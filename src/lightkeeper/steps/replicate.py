@@ -39,14 +39,10 @@ def settle(ctx: Context) -> int:
                 if not transfers.in_use(conn, file.file_id, storage_id):
                     why = f"policy {policy.name}: {policy.copies} verified copies at distinct data centres"
                     transfers.add_intent(conn, file, storage_id, policy.policy_id, "replicate", why)
-        transfers.look_again(
-            conn, [(file.file_id, due) for file, _, plan in plans if (due := _due(plan, now))]
-        )
+        transfers.look_again(conn, [(file.file_id, due) for file, _, plan in plans if (due := _due(plan, now))])
     blocked = {plan.blocked for _, _, plan in plans if plan.blocked}
     for reason in blocked:
-        ctx.log.warning(
-            "copies blocked", why=reason, files=sum(plan.blocked == reason for _, _, plan in plans)
-        )
+        ctx.log.warning("copies blocked", why=reason, files=sum(plan.blocked == reason for _, _, plan in plans))
     return len(files)
 
 

@@ -66,9 +66,7 @@ def transformation(ctx: Context, transformation_id: int) -> TransformationReport
     with ctx.db.transaction() as conn:
         summaries = reports.transformations(conn, only=transformation_id)
         if not summaries:
-            raise NotFound(
-                f"there is no transformation {transformation_id}", hint="lightkeeper transformation list"
-            )
+            raise NotFound(f"there is no transformation {transformation_id}", hint="lightkeeper transformation list")
         rows = transformation_report(reports.job_groups(conn, transformation_id))
         facts = {f.transformation_id: f for f in work.facts(conn)}
     waits_for = remedy(facts[transformation_id])[1] if transformation_id in facts else ""
@@ -118,14 +116,10 @@ def files(ctx: Context, query_text: str, limit: int | None = None) -> Iterator[F
     with ctx.db.transaction() as conn:
         vocabulary = topology.vocabulary(conn)
     query = Query.from_map(wanted, vocabulary)
-    return _pages(
-        ctx, query.jsonpath(vocabulary, KeyLevel.SET), query.jsonpath(vocabulary, KeyLevel.FILE), limit
-    )
+    return _pages(ctx, query.jsonpath(vocabulary, KeyLevel.SET), query.jsonpath(vocabulary, KeyLevel.FILE), limit)
 
 
-def _pages(
-    ctx: Context, set_query: str | None, file_query: str | None, limit: int | None
-) -> Iterator[FileRow]:
+def _pages(ctx: Context, set_query: str | None, file_query: str | None, limit: int | None) -> Iterator[FileRow]:
     after, left = 0, limit
     while left is None or left > 0:
         with ctx.db.transaction() as conn:

@@ -1,8 +1,8 @@
 """Step 6: pilots claim jobs, run them and hand outputs back; one transaction ends a job.
 
 Before: transform.py queued jobs.    After: the outputs go the way of every file: replicate.py, transform.py, audit.py.
-Called by the API for pilots; worker: keep_pilots every 2 s, accept_reported every 5 s. Safe to run twice: a job belongs to one
-pilot, a task accepts one attempt, and what a pilot reported is finished without it.
+Called by the API for pilots; worker: keep_pilots every 2 s, accept_reported every 5 s. Safe to run twice: a job belongs
+to one pilot, a task accepts one attempt, and what a pilot reported is finished without it.
 
 Outputs lie in the job's own temporary area until they were read back here. They are renamed to their names under the
 lock of their task, in the transaction that registers them: no other attempt can be accepted meanwhile.
@@ -112,7 +112,7 @@ def finish(ctx: Context, pilot: PilotRow, job_id: int, report: Mapping[str, Any]
 
 def report_failure(ctx: Context, pilot: PilotRow, job_id: int, report: Mapping[str, Any]) -> None:
     """A pilot says that a job failed. `report`: minor_status, application_status, exit_code, log, and bad_replicas
-    [{lfn, storage, why}]: copies that did not read as the catalogue says, which count no more until they are audited."""
+    [{lfn, storage, why}]: copies that did not read as the catalogue says; they count no more until they are audited."""
     with ctx.db.transaction() as conn:
         if job_id not in work.jobs_on_pilots(conn, [pilot.pilot_id]):
             raise Refused(f"job {job_id} is not this pilot's any more")
@@ -130,9 +130,7 @@ def goodbye(ctx: Context, pilot: PilotRow) -> None:
 def _suspect(conn: db.Connection, bad_replicas: Sequence[Mapping[str, str]]) -> None:
     if not bad_replicas:
         return
-    ids = {
-        file.lfn: file.file_id for file in catalog.files_by_lfn(conn, [bad["lfn"] for bad in bad_replicas])
-    }
+    ids = {file.lfn: file.file_id for file in catalog.files_by_lfn(conn, [bad["lfn"] for bad in bad_replicas])}
     storages = {s.name: s.storage_id for s in topology.storages(conn)}
     for bad in bad_replicas:
         if bad["lfn"] in ids and bad["storage"] in storages:
@@ -166,9 +164,7 @@ def accept(ctx: Context, job_id: int) -> None:
         recipe = _recipe(ctx, job.job_type, job.transformation_id, job.task_id, job.job_id, job.body, files)
         element = _storage_named(str(job.report["storage"]), storages)
         outputs = _verified(ctx.storage(element), job, recipe.outputs)
-        activities = [
-            a for log in job.report["provenance"] for a in ctx.job_type(job.job_type).activities(log)
-        ]
+        activities = [a for log in job.report["provenance"] for a in ctx.job_type(job.job_type).activities(log)]
         _register(ctx, job, recipe, outputs, activities, element, {file.lfn: file.file_id for file in files})
     except Unavailable as error:
         ctx.log.warning("job not accepted yet", job=job_id, why=error.message)
@@ -225,9 +221,7 @@ def _register(
             if storage.stat(temporary) is not None:
                 storage.rename(temporary, output.lfn)
         files = [
-            NewFile(
-                output.lfn, fixities[output.name], dict(output.meta), element.storage_id, made_by[output.name]
-            )
+            NewFile(output.lfn, fixities[output.name], dict(output.meta), element.storage_id, made_by[output.name])
             for output in recipe.outputs
         ]
         catalog.register(conn, files, vocabulary, produced_by=job.transformation_id)
@@ -284,18 +278,12 @@ def fail(ctx: Context, job_id: int, minor: str, application: str, exit_code: int
     _fail_from(ctx, job_id, Job.RUNNING, minor, application, exit_code)
 
 
-def _fail_from(
-    ctx: Context, job_id: int, source: Job, minor: str, application: str, exit_code: int | None
-) -> None:
+def _fail_from(ctx: Context, job_id: int, source: Job, minor: str, application: str, exit_code: int | None) -> None:
     with ctx.db.transaction() as conn:
-        again, over = work.failed(
-            conn, [job_id], source, minor, application, exit_code, ctx.settings.retry_after
-        )
+        again, over = work.failed(conn, [job_id], source, minor, application, exit_code, ctx.settings.retry_after)
         why = f"{minor}: {application}" if application else minor
         transitions.remedied(conn, "task", again, "the task gets another attempt", why)
-    ctx.log.warning(
-        "job failed", job=job_id, why=application or minor, exit_code=exit_code, again=again, given_up=over
-    )
+    ctx.log.warning("job failed", job=job_id, why=application or minor, exit_code=exit_code, again=again, given_up=over)
 
 
 # --- pilots ------------------------------------------------------------------------------------------------------
@@ -345,13 +333,9 @@ def _recipe(
 
 def _upload_to(site: str, storages: Iterable[StorageElement]) -> StorageElement:
     """Where a pilot at `site` leaves its outputs: the site's own disk, else any data centre's."""
-    disks = [
-        s for s in storages if s.enabled and s.media is Media.DISK and s.site_kind is SiteKind.DATA_CENTRE
-    ]
+    disks = [s for s in storages if s.enabled and s.media is Media.DISK and s.site_kind is SiteKind.DATA_CENTRE]
     if not disks:
-        raise Unavailable(
-            "no data centre has a disk storage that is enabled", hint="lightkeeper storage list"
-        )
+        raise Unavailable("no data centre has a disk storage that is enabled", hint="lightkeeper storage list")
     return min(disks, key=lambda s: (s.site != site, s.storage_id))
 
 

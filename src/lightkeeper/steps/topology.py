@@ -174,11 +174,7 @@ def _check(ctx: Context, conn: Connection, document: Document) -> None:
             )
     used = {s.name: s for s in topology.storages(conn)}
     for name, storage in document.storages.items():
-        if (
-            name in used
-            and used[name].root != storage.root
-            and topology.holds_replicas(conn, used[name].storage_id)
-        ):
+        if name in used and used[name].root != storage.root and topology.holds_replicas(conn, used[name].storage_id):
             raise Conflict(
                 f"storage {name} holds replicas below {used[name].root}, so its root cannot become {storage.root}",
                 hint="add a new storage and let policies fill it",

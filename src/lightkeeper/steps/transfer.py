@@ -1,6 +1,6 @@
 """Step 3: bytes move and are read back at their destination; approved deletions are carried out.
 
-Before: replicate.py queued transfers and approved intents.    After: transform.py may use the copies, audit.py re-reads them.
+Before: replicate.py queued transfers, approved intents.    After: transform.py uses the copies, audit.py re-reads them.
 Worker: carry_out in several threads, delete in one. Safe to run twice: transfers are claimed with a lease and an epoch,
 and a copy that was made but not recorded is made again over itself.
 """
@@ -44,8 +44,8 @@ def _copy(ctx: Context, transfer: ClaimedTransfer, storages: dict[int, StorageEl
         read_back = ctx.mover.copy(source, transfer.path, target, arrival, _keep_lease(ctx, transfer))
         if (read_back.size, read_back.sha256) != (transfer.size, transfer.sha256):
             raise Corrupt(
-                f"{transfer.path} arrived at {storages[transfer.target_id].name} with sha256 {read_back.sha256[:12]}… "
-                f"and {read_back.size} bytes instead of {transfer.sha256[:12]}… and {transfer.size}"
+                f"it arrived at {storages[transfer.target_id].name} with sha256 {read_back.sha256[:12]}… and "
+                f"{read_back.size} bytes instead of {transfer.sha256[:12]}… and {transfer.size}"
             )
         target.rename(arrival, transfer.path)
     except LightkeeperError:
@@ -93,15 +93,11 @@ def _did_not_arrive(
             transitions.move_replicas(conn, [replica], Replica.AVAILABLE, Replica.SUSPECT, source_fault)
         transfers.did_not_arrive(conn, transfer, error.message, wait)
         if wait is not None:
-            what = (
-                "the copy was thrown away and will be made again"
-                if isinstance(error, Corrupt)
-                else "tried again"
-            )
+            name = transfer.path.rpartition("/")[2]
+            done = "was thrown away and is made again" if isinstance(error, Corrupt) else "is tried again"
+            what = f"the copy of {name} {done}"
             transitions.remedied(conn, "transfer", [transfer.transfer_id], what, error.message)
-    ctx.log.warning(
-        "not copied", file=transfer.path, attempt=transfer.attempts, why=error.message, source=source_fault
-    )
+    ctx.log.warning("not copied", file=transfer.path, attempt=transfer.attempts, why=error.message, source=source_fault)
 
 
 def _what_is_wrong_with(source: Storage, transfer: ClaimedTransfer) -> str:
@@ -142,9 +138,7 @@ def _delete_one(ctx: Context, intent: OpenIntent, storages: dict[int, StorageEle
         copies = transfers.lock_file_for_deletion(conn, intent)
         if copies is None:
             return
-        already_gone = (
-            storage.stat(intent.path) is None
-        )  # unlinked before a crash, under evidence that held then
+        already_gone = storage.stat(intent.path) is None  # unlinked before a crash, under evidence that held then
         objection = may_free(copies, intent.storage_id, intent.copies, storages, db.now(conn))
         if transfers.in_use(conn, intent.file_id, intent.storage_id):
             objection = "a transfer reads it"

@@ -150,7 +150,10 @@ def _sort_out(conn: Connection) -> Registered:
         (result.known if same else result.conflicts)[Lfn(lfn)] = file_id
     if result.conflicts:
         conn.execute(
-            "DELETE FROM reg_file r USING file f WHERE f.file_id = r.file_id AND (f.size, f.sha256) <> (r.size, r.sha256)"
+            """
+            DELETE FROM reg_file r USING file f
+             WHERE f.file_id = r.file_id AND (f.size, f.sha256) <> (r.size, r.sha256)
+            """
         )
     added = conn.execute("SELECT path || '/' || name, file_id FROM reg_file WHERE NOT known").fetchall()
     result.added = {Lfn(lfn): file_id for lfn, file_id in added}
@@ -170,7 +173,8 @@ def _add_replicas(conn: Connection) -> None:
              GROUP BY storage_id)
         INSERT INTO storage_count AS c (storage_id, n_files, n_bytes)
         SELECT storage_id, n, bytes FROM counted ORDER BY storage_id
-        ON CONFLICT (storage_id) DO UPDATE SET n_files = c.n_files + excluded.n_files, n_bytes = c.n_bytes + excluded.n_bytes
+        ON CONFLICT (storage_id) DO UPDATE
+           SET n_files = c.n_files + excluded.n_files, n_bytes = c.n_bytes + excluded.n_bytes
     """)
     found_again = conn.execute("""
         SELECT r.file_id, r.storage_id, r.state
@@ -211,7 +215,8 @@ def _add_counts(conn: Connection) -> None:
     conn.execute("""
         INSERT INTO set_count AS c (set_id, n_files, n_bytes)
         SELECT set_id, count(*), sum(size) FROM reg_file WHERE NOT known GROUP BY set_id ORDER BY set_id
-        ON CONFLICT (set_id) DO UPDATE SET n_files = c.n_files + excluded.n_files, n_bytes = c.n_bytes + excluded.n_bytes
+        ON CONFLICT (set_id) DO UPDATE
+           SET n_files = c.n_files + excluded.n_files, n_bytes = c.n_bytes + excluded.n_bytes
     """)
 
 

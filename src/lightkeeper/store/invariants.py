@@ -1,7 +1,7 @@
 """The promises as queries: each names what must never be, and returns a line for every violation.
 
-Numbers as in the reliability page of the documentation. `lightkeeper fsck` runs them all, and so does every test that breaks
-something. They only read.
+Numbers as in the reliability page of the documentation. `lightkeeper fsck` runs them all, and so does every test that
+breaks something. They only read.
 """
 
 from dataclasses import dataclass
@@ -149,12 +149,14 @@ INVARIANTS = (
         SELECT 'metadata set ' || coalesce(f.set_id, c.set_id)
           FROM (SELECT set_id, count(*) AS n, sum(size) AS b FROM file GROUP BY set_id) f
           FULL JOIN set_count c ON c.set_id = f.set_id
-         WHERE (coalesce(f.n, 0), coalesce(f.b, 0)) IS DISTINCT FROM (coalesce(c.n_files, 0), coalesce(c.n_bytes, 0)::numeric)
+         WHERE (coalesce(f.n, 0), coalesce(f.b, 0))
+               IS DISTINCT FROM (coalesce(c.n_files, 0), coalesce(c.n_bytes, 0)::numeric)
         UNION ALL
         SELECT 'storage ' || coalesce(r.storage_id, c.storage_id)
           FROM (SELECT storage_id, count(*) AS n, sum(size) AS b FROM replica JOIN file USING (file_id) GROUP BY 1) r
           FULL JOIN storage_count c ON c.storage_id = r.storage_id
-         WHERE (coalesce(r.n, 0), coalesce(r.b, 0)) IS DISTINCT FROM (coalesce(c.n_files, 0), coalesce(c.n_bytes, 0)::numeric)
+         WHERE (coalesce(r.n, 0), coalesce(r.b, 0))
+               IS DISTINCT FROM (coalesce(c.n_files, 0), coalesce(c.n_bytes, 0)::numeric)
         """,
     ),
     Invariant(
@@ -188,7 +190,7 @@ INVARIANTS = (
         SELECT 'activity ' || activity_id || ' used a missing file ' || file_id
           FROM used u WHERE NOT EXISTS (SELECT FROM file f WHERE f.file_id = u.file_id)
         UNION ALL
-        SELECT 'file ' || f.file_id || ' is older than activity ' || f.activity_id || ' that used a later file'
+        SELECT 'file ' || f.file_id || ' was made from itself'
           FROM file f JOIN used u USING (activity_id)
          WHERE u.file_id = f.file_id
         """,

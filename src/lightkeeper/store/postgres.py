@@ -88,9 +88,7 @@ def start(root: Path, *, shared_buffers_mb: int = 128, timeout: float = 600) -> 
         _make_private(root, account)
         url = f"postgresql:///postgres?host={quote(str(sockets), safe='')}&user=postgres"
         lock = _own(root, url)
-        place = Place(
-            root, root / "data", sockets, root / "postgres.log", programs, shared_buffers_mb, account
-        )
+        place = Place(root, root / "data", sockets, root / "postgres.log", programs, shared_buffers_mb, account)
         return Server(place, url, lock, timeout)
     except PermissionError as error:
         raise _not_ours(root) from error
@@ -522,9 +520,7 @@ def _end_leftovers(data: Path, deadline: float) -> None:
     while left := _processes_in(data):
         server = {pid for pid in left if _pid_file(data)[:1] == [str(pid)]}
         if unasked := (server or left) - asked:
-            log.info(
-                "database left over, ending it", data=str(data), pids=sorted(unasked), server=bool(server)
-            )
+            log.info("database left over, ending it", data=str(data), pids=sorted(unasked), server=bool(server))
             asked |= unasked
         for pid in unasked:
             with suppress(ProcessLookupError):
@@ -542,9 +538,7 @@ def _processes_in(data: Path) -> set[int]:
     found, here = set[int](), data.resolve()
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if (process / "cwd").readlink() == here and (process / "exe").readlink().name.startswith(
-                "postgres"
-            ):
+            if (process / "cwd").readlink() == here and (process / "exe").readlink().name.startswith("postgres"):
                 found.add(int(process.name))
         except OSError:
             continue  # ended meanwhile, a zombie, or of another account

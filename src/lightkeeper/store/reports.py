@@ -332,7 +332,7 @@ def outputs(conn: Connection, limit: int = 1000) -> list[str]:
           JOIN directory d USING (dir_id)
           JOIN activity a USING (activity_id)
          WHERE a.job_id IS NOT NULL
-         ORDER BY f.file_id DESC
+         ORDER BY f.activity_id DESC, 1
          LIMIT %s
         """,
         (limit,),
@@ -347,8 +347,7 @@ def history_of(conn: Connection, kind: str, subject: int) -> list[dict[str, Any]
         (kind, subject),
     ).fetchall()
     return [
-        {"at": at, "part": part, "from": source, "to": target, "why": why}
-        for at, part, source, target, why in found
+        {"at": at, "part": part, "from": source, "to": target, "why": why} for at, part, source, target, why in found
     ]
 
 

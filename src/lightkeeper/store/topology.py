@@ -99,10 +99,7 @@ def vocabulary(conn: Connection) -> Vocabulary:
         "SELECT name, type::text, level::text, unit, description FROM meta_key ORDER BY name"
     ).fetchall()
     return Vocabulary(
-        [
-            MetaKey(name, KeyType(type_), KeyLevel(level), unit, text)
-            for name, type_, level, unit, text in found
-        ]
+        [MetaKey(name, KeyType(type_), KeyLevel(level), unit, text) for name, type_, level, unit, text in found]
     )
 
 
@@ -193,7 +190,8 @@ def put_policy(
     conn.execute(
         """
         INSERT INTO policy (name, query, set_query, copies, media, free_on_site, min_age, priority)
-        VALUES (%(name)s, %(query)s, %(set_query)s::jsonpath, %(copies)s, %(media)s, %(free)s, %(min_age)s, %(priority)s)
+        VALUES (%(name)s, %(query)s, %(set_query)s::jsonpath, %(copies)s, %(media)s, %(free)s, %(min_age)s,
+                %(priority)s)
         ON CONFLICT (name) DO UPDATE
            SET query = excluded.query, set_query = excluded.set_query, copies = excluded.copies,
                media = excluded.media, free_on_site = excluded.free_on_site, min_age = excluded.min_age,
@@ -246,7 +244,4 @@ def put_keys(conn: Connection, keys: Sequence[MetaKey]) -> int:
 
 def holds_replicas(conn: Connection, storage_id: int) -> bool:
     """Whether any replica is recorded on the storage."""
-    return (
-        conn.execute("SELECT FROM replica WHERE storage_id = %s LIMIT 1", (storage_id,)).fetchone()
-        is not None
-    )
+    return conn.execute("SELECT FROM replica WHERE storage_id = %s LIMIT 1", (storage_id,)).fetchone() is not None

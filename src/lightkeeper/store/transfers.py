@@ -91,9 +91,7 @@ def copies_of(conn: Connection, file_ids: Sequence[int]) -> list[tuple[FileCopie
 
 def _replica(text: str) -> Replica:
     storage_id, state, verified_at, since = json.loads(text)
-    return Replica(
-        storage_id, ReplicaState(state), datetime.fromisoformat(verified_at), datetime.fromisoformat(since)
-    )
+    return Replica(storage_id, ReplicaState(state), datetime.fromisoformat(verified_at), datetime.fromisoformat(since))
 
 
 # --- transfers -------------------------------------------------------------------------------------------------
@@ -243,9 +241,7 @@ def add_replica(conn: Connection, file_id: int, storage_id: int) -> None:
         _count_replica(conn, file_id, storage_id, 1)
     else:
         for state in (ReplicaState.LOST, ReplicaState.SUSPECT):
-            move_replicas(
-                conn, [(file_id, storage_id)], state, ReplicaState.AVAILABLE, "copied again and verified"
-            )
+            move_replicas(conn, [(file_id, storage_id)], state, ReplicaState.AVAILABLE, "copied again and verified")
 
 
 def did_not_arrive(conn: Connection, transfer: ClaimedTransfer, error: str, wait: timedelta | None) -> None:
@@ -380,9 +376,7 @@ def deleted(conn: Connection, intent: OpenIntent) -> None:
 def void(conn: Connection, intent: OpenIntent, why: str) -> None:
     """The evidence no longer holds: the replica stays."""
     move(conn, [intent.intent_id], Intent.APPROVED, Intent.VOID, why)
-    move_replicas(
-        conn, [(intent.file_id, intent.storage_id)], ReplicaState.DELETING, ReplicaState.AVAILABLE, why
-    )
+    move_replicas(conn, [(intent.file_id, intent.storage_id)], ReplicaState.DELETING, ReplicaState.AVAILABLE, why)
     unsettle(conn, [intent.file_id])
 
 
@@ -391,7 +385,8 @@ def _count_replica(conn: Connection, file_id: int, storage_id: int, sign: int) -
         """
         INSERT INTO storage_count AS c (storage_id, n_files, n_bytes)
         SELECT %(storage)s, %(sign)s, %(sign)s * size FROM file WHERE file_id = %(file)s
-        ON CONFLICT (storage_id) DO UPDATE SET n_files = c.n_files + excluded.n_files, n_bytes = c.n_bytes + excluded.n_bytes
+        ON CONFLICT (storage_id) DO UPDATE
+           SET n_files = c.n_files + excluded.n_files, n_bytes = c.n_bytes + excluded.n_bytes
         """,
         {"storage": storage_id, "file": file_id, "sign": sign},
     )

@@ -70,6 +70,4 @@ def remedied(conn: Connection, kind: str, ids: Sequence[int], what: str, why: st
 
 def _check(source: State, target: State) -> None:
     if not allowed(source, target):
-        raise ValueError(
-            f"{type(source).__name__} may not move from {source} to {target}: see domain/states.py"
-        )
+        raise ValueError(f"{type(source).__name__} may not move from {source} to {target}: see domain/states.py")

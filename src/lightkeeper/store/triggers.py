@@ -39,9 +39,7 @@ def accept(conn: Connection, storage_id: int, paths: Sequence[str]) -> int:
 
 def open_paths(conn: Connection, storage_id: int) -> list[str]:
     """Names of the deliveries at a storage that are neither registered nor quarantined yet."""
-    return values(
-        conn, "SELECT path FROM trigger WHERE storage_id = %(id)s AND state = 'Accepted'", id=storage_id
-    )
+    return values(conn, "SELECT path FROM trigger WHERE storage_id = %(id)s AND state = 'Accepted'", id=storage_id)
 
 
 def claim(conn: Connection, limit: int, lease: timedelta) -> list[Claim]:
@@ -98,9 +96,7 @@ def registered(conn: Connection, trigger_ids: Sequence[int], file_ids: Sequence[
 
 def note_quarantine(conn: Connection, trigger_id: int, reason: str, where: str) -> None:
     """Write down that the delivery is refused and where it will go, before it is moved there."""
-    conn.execute(
-        "UPDATE trigger SET reason = %s, quarantine = %s WHERE trigger_id = %s", (reason, where, trigger_id)
-    )
+    conn.execute("UPDATE trigger SET reason = %s, quarantine = %s WHERE trigger_id = %s", (reason, where, trigger_id))
 
 
 def quarantined(conn: Connection, trigger_id: int, reason: str) -> None:

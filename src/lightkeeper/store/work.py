@@ -34,7 +34,11 @@ def production(conn: Connection, name: str) -> ProductionRow | None:
     return row(
         conn,
         ProductionRow,
-        "SELECT production_id, name, state, campaign, created, document, warnings FROM production WHERE name = %(name)s",
+        """
+        SELECT production_id, name, state, campaign, created, document, warnings
+          FROM production
+         WHERE name = %(name)s
+        """,
         name=name,
     )
 
@@ -98,9 +102,7 @@ def activate(conn: Connection, production_id: int) -> int:
     """Start a production: match its transformations with the sets that exist, and give the first steps the files that
     are there. No registration can fall between: it waits for this transaction. Returns the number of input files."""
     conn.execute("SELECT pg_advisory_xact_lock(hashtext('transformation'))")
-    ids = values(
-        conn, "SELECT transformation_id FROM transformation WHERE production_id = %(id)s", id=production_id
-    )
+    ids = values(conn, "SELECT transformation_id FROM transformation WHERE production_id = %(id)s", id=production_id)
     conn.execute(
         """
         INSERT INTO transformation_set (set_id, transformation_id)
@@ -193,9 +195,7 @@ def make_tasks(conn: Connection, transformation_id: int) -> int:
         """,
         id=transformation_id,
     )
-    move(
-        conn, [transformation_id], Transformation.FLUSH, Transformation.ACTIVE, f"{made} smaller groups made"
-    )
+    move(conn, [transformation_id], Transformation.FLUSH, Transformation.ACTIVE, f"{made} smaller groups made")
     if made:
         notify(conn, "task")
     return made
@@ -226,9 +226,7 @@ def facts(conn: Connection) -> list[TransformationFacts]:
 def flush(conn: Connection, transformation_id: int, why: str) -> bool:
     """Allow smaller groups, because no more input will come."""
     moved = move(conn, [transformation_id], Transformation.ACTIVE, Transformation.FLUSH, why)
-    conn.execute(
-        "UPDATE transformation SET flushes = flushes + 1 WHERE transformation_id = ANY(%s)", (moved,)
-    )
+    conn.execute("UPDATE transformation SET flushes = flushes + 1 WHERE transformation_id = ANY(%s)", (moved,))
     if moved:
         notify(conn, "input")
     return bool(moved)
@@ -343,9 +341,7 @@ def alive(conn: Connection, pilot_id: int, statuses: Mapping[int, str]) -> list[
     """A pilot and its jobs are alive; `statuses` are their minor statuses. Returns the jobs that are its no more."""
     conn.execute("UPDATE pilot SET seen = now() WHERE pilot_id = %s", (pilot_id,))
     ids = list(statuses)
-    conn.execute(
-        "UPDATE job_alive SET seen = now() WHERE job_id = ANY(%s) AND pilot_id = %s", (ids, pilot_id)
-    )
+    conn.execute("UPDATE job_alive SET seen = now() WHERE job_id = ANY(%s) AND pilot_id = %s", (ids, pilot_id))
     ours = values(
         conn,
         """
@@ -597,6 +593,4 @@ def jobs_on_pilots(conn: Connection, pilot_ids: Sequence[int]) -> list[int]:
 
 def silent_jobs(conn: Connection, limit: timedelta) -> list[int]:
     """Jobs that nobody has said anything of for so long."""
-    return values(
-        conn, "SELECT job_id FROM job_alive WHERE seen < now() - %(limit)s ORDER BY job_id", limit=limit
-    )
+    return values(conn, "SELECT job_id FROM job_alive WHERE seen < now() - %(limit)s ORDER BY job_id", limit=limit)

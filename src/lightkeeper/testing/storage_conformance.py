@@ -191,12 +191,7 @@ class StorageConformance:
 
     # --- list --------------------------------------------------------------------------------------------
     def test_list_shows_every_file_once_and_no_directory(self, storage: Storage) -> None:
-        paths = {
-            f"/ctao/dl{level}/night-{night}/f{number}"
-            for level in "01"
-            for night in "12"
-            for number in range(20)
-        }
+        paths = {f"/ctao/dl{level}/night-{night}/f{number}" for level in "01" for night in "12" for number in range(20)}
         for path in paths:
             storage.write(path, [path.encode()])
         found = list(storage.list())

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from lightkeeper.domain.errors import Invalid
 from lightkeeper.ports import DemoInput
-from lightkeeper_ctao.simulate import hand_in, hand_in_runs, simulate_night
 from lightkeeper_ctao.simtel import SimtelReader
+from lightkeeper_ctao.simulate import hand_in, hand_in_runs, simulate_night
 
 NIGHT = date(2026, 3, 14)
 CAMPAIGN = "DemoSimulation"
@@ -65,9 +65,7 @@ class CtaoDemonstration:
         return result
 
 
-def _hand_in_events(
-    onsite: Path, events: Path, scale: int, told: list[str]
-) -> tuple[int, str, dict[str, str]]:
+def _hand_in_events(onsite: Path, events: Path, scale: int, told: list[str]) -> tuple[int, str, dict[str, str]]:
     """Simulated runs when there are any below `events`, else observations in the layout of DL0."""
     if events.is_file():
         alone = onsite.parent.parent / "events"
@@ -82,9 +80,7 @@ def _hand_in_events(
                 f"--events {events}: no file has the name of a simulated run",
                 hint="like gamma_run000010_….simtel.zst",
             )
-        told.append(
-            f"{len(handed.files)} runs of {len(handed.files) // scale} files of real simulated events"
-        )
+        told.append(f"{len(handed.files)} runs of {len(handed.files) // scale} files of real simulated events")
         if handed.skipped:
             told.append(f"{len(handed.skipped)} files left out, whose names tell no run")
         document = (_HERE / "simulated.yaml").read_text()

@@ -69,7 +69,7 @@ class CtapipeProcessing:
 
 
 def sources_of(inputs: Iterable[JobInput]) -> list[Source]:
-    """What the program is run on: every file, and of DL0 every trigger file of a subarray."""
+    """What the program is run on: every file, and of DL0 every observation."""
     single: list[Source] = []
     observations: dict[tuple[object, int], list[JobInput]] = {}
     for source in inputs:
@@ -80,9 +80,7 @@ def sources_of(inputs: Iterable[JobInput]) -> list[Source]:
         if obs_id is None:
             raise Invalid(f"{source.lfn} is of DL0 and has no obs_id, so it belongs to no observation")
         observations.setdefault((source.meta.get("sb_id"), obs_id), []).append(source)
-    return single + [
-        source for (_, obs_id), own in observations.items() for source in _observation(obs_id, own)
-    ]
+    return single + [_observation(obs_id, own) for (_, obs_id), own in observations.items()]
 
 
 def _single(source: JobInput) -> Source:
@@ -94,7 +92,7 @@ def _single(source: JobInput) -> Source:
     return Source(product.cwl_input(source.lfn), "", options, source, (source,))
 
 
-def _observation(obs_id: int, inputs: Sequence[JobInput]) -> list[Source]:
+def _observation(obs_id: int, inputs: Sequence[JobInput]) -> Source:
     leads = [source for source in inputs if source.meta.get("stream") == "Subarray"]
     if not leads:
         raise Invalid(
@@ -102,7 +100,13 @@ def _observation(obs_id: int, inputs: Sequence[JobInput]) -> list[Source]:
             f"is not among the {len(inputs)} files of this task",
             hint="group_by: obs_id keeps an observation together; group_size must be the number of its files",
         )
-    return [_led_by(lead, inputs) for lead in leads]
+    if len(leads) > 1:
+        # It reads telescopes from their first event on, so the triggers of a later chunk would find no event.
+        raise Invalid(
+            f"observation {obs_id} has {len(leads)} subarray trigger files; ctapipe can read an observation of one",
+            hint="process it with a version of ctapipe_io_zfits that joins chunks of triggers",
+        )
+    return _led_by(leads[0], inputs)
 
 
 def _led_by(lead: JobInput, inputs: Sequence[JobInput]) -> Source:
@@ -112,16 +116,12 @@ def _led_by(lead: JobInput, inputs: Sequence[JobInput]) -> Source:
         if source.meta.get("stream") != "Telescope":
             continue
         directory = split_lfn(source.lfn)[0].removeprefix(f"{base}/").partition("/")[2]
-        if not source.lfn.startswith(f"{base}/") or directory != "/".join(
-            [user, "acada-adh", "events", *date]
-        ):
+        if not source.lfn.startswith(f"{base}/") or directory != "/".join([user, "acada-adh", "events", *date]):
             raise Invalid(
                 f"{source.lfn} would not be read: ctapipe looks for telescopes' files of this observation in "
                 f"{base}/<telescope>/{user}/acada-adh/events/{'/'.join(date)}"
             )
-    tree = _directory(
-        base.rpartition("/")[2], [s for s in inputs if s.lfn.startswith(f"{base}/")], len(base) + 1
-    )
+    tree = _directory(base.rpartition("/")[2], [s for s in inputs if s.lfn.startswith(f"{base}/")], len(base) + 1)
     return Source(tree, f"/{below}", ("--MultiFiles.all_chunks=True",), lead, tuple(inputs))
 
 

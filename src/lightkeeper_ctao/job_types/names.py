@@ -9,9 +9,7 @@ from lightkeeper.domain.errors import Invalid
 from lightkeeper.domain.names import MAX_LFN, Lfn, parse_lfn, split_lfn
 from lightkeeper.domain.work import JobInput
 
-_EXTENSIONS = re.compile(
-    r"(\.(simtel|corsika|eventio|merged|dl[0-6]|fits|fz|zst|gz|h5|hdf5))+\Z", re.IGNORECASE
-)
+_EXTENSIONS = re.compile(r"(\.(simtel|corsika|eventio|merged|dl[0-6]|fits|fz|zst|gz|h5|hdf5))+\Z", re.IGNORECASE)
 _TASK = re.compile(r"_task\d+(_\d+)?\Z")
 _RUN = re.compile(r"(?<![A-Za-z0-9])(?:run|tid)(\d{1,18})(?!\d)", re.IGNORECASE)
 _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9._-]+")
@@ -30,9 +28,7 @@ def run_of(source: JobInput) -> int | None:
     if known is None:
         return run_number(split_lfn(source.lfn)[1])
     if not isinstance(known, str) or not known.isascii() or not known.isdigit():
-        raise Invalid(
-            f"{source.lfn} has runNumber {known!r}", hint="a run number is text of digits, like '00000012'"
-        )
+        raise Invalid(f"{source.lfn} has runNumber {known!r}", hint="a run number is text of digits, like '00000012'")
     return int(known)
 
 

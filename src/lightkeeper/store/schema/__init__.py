@@ -26,9 +26,7 @@ def migrate(url: str) -> list[str]:
             "CREATE TABLE IF NOT EXISTS migration "
             "(name text PRIMARY KEY, sha256 text NOT NULL, applied timestamptz NOT NULL DEFAULT now())"
         )
-        applied = {
-            name: digest for name, digest in conn.execute("SELECT name, sha256 FROM migration").fetchall()
-        }
+        applied = dict(conn.execute("SELECT name, sha256 FROM migration").fetchall())
         known = _migrations()
         _refuse_foreign(applied, known)
         if not applied:
