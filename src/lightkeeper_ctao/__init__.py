@@ -26,9 +26,10 @@ class CTAO:
 
     def production_reader(self) -> ProductionReader:
         """The YAML dialect of productions."""
+        from lightkeeper_ctao.keys import KEYS
         from lightkeeper_ctao.production import ProductionYaml
 
-        return ProductionYaml()
+        return ProductionYaml(KEYS)
 
     def job_types(self) -> Mapping[str, JobType]:
         """Tools of the pipeline."""

@@ -31,12 +31,14 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class FileCopies:
-    """One file's copies as observed, and the storages that transfers are already under way to."""
+    """One file's copies as observed; the storages that transfers are under way to, and those that transfers to were
+    given up lately, after every attempt."""
 
     file_id: int
     set_id: int
     replicas: tuple[Replica, ...]
     arriving: tuple[int, ...] = ()
+    given_up: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ def plan_copies(policy: Policy, file: FileCopies, storages: Mapping[int, Storage
         and s.site_kind is SiteKind.DATA_CENTRE
         and s.media is policy.media
         and s.site not in have | coming | holding
+        and s.storage_id not in file.given_up
     ]
     turned = _turn(candidates, file.set_id)
     targets: list[StorageElement] = []
@@ -86,6 +89,7 @@ def plan_copies(policy: Policy, file: FileCopies, storages: Mapping[int, Storage
     if (off_site and len(targets) < missing) or not targets:
         blocked = f"policy {policy.name} wants {policy.copies} copies on {policy.media} at distinct data centres; " + (
             f"only {len(have | coming) + len(targets)} can hold one"
+            + (f", transfers to {len(file.given_up)} others failed" if file.given_up else "")
         )
     return CopyPlan(copy_to=tuple(t.storage_id for t in targets), blocked=blocked)
 

@@ -10,7 +10,8 @@ from typing import Any
 class RanActivity:
     """One run of one tool as the tool itself logged it. `used` and `generated` are plain file names.
 
-    `software` maps program and packages to versions; `uuid` is the tool's own identifier of the run.
+    `software` maps names to versions: the program, then its language, then every package. `uuid` is the tool's own
+    identifier of the run.
     """
 
     name: str

@@ -39,12 +39,17 @@ def scan(ctx: Context) -> int:
 
 def _scan_one(ctx: Context, element: StorageElement) -> int:
     root = _local(ctx, element).local_path("/")
-    found = [path.removesuffix(SUFFIX) for path in _trigger_files(root)]
+    found = [_announced(path) for path in _trigger_files(root)]
     if not found:
         return 0
     with ctx.db.transaction() as conn:
         known = set(triggers.open_paths(conn, element.storage_id))
         return triggers.accept(conn, element.storage_id, [path for path in found if path not in known])
+
+
+def _announced(trigger: str) -> str:
+    """Path of the file that a trigger announces; a trigger without a name announces itself, and is refused."""
+    return trigger if trigger.endswith("/" + SUFFIX) else trigger.removesuffix(SUFFIX)
 
 
 def _trigger_files(root: Path) -> Iterator[str]:
@@ -98,6 +103,8 @@ def _read(ctx: Context, element: StorageElement, claim: Claim, vocabulary: Vocab
     storage = _local(ctx, element)
     reader = next((r for r in ctx.product_readers if r.recognises(claim.path)), None)
     try:
+        if claim.path.endswith("/" + SUFFIX):
+            raise Invalid("the trigger names no file")
         if reader is None:
             raise Invalid("no installed reader knows files of this name")
         with storage.open(claim.path) as file:
@@ -111,8 +118,6 @@ def _read(ctx: Context, element: StorageElement, claim: Claim, vocabulary: Vocab
             vocabulary.split(dict(product.meta))
         return product
     except NotFound:
-        if claim.path.endswith("/"):
-            return Product(None, None, problems=("the trigger names no file",))
         if claim.waited < ctx.settings.trigger_patience:
             return None
         patience = int(ctx.settings.trigger_patience.total_seconds())

@@ -224,8 +224,8 @@ def assign_policies(conn: Connection) -> int:
     """)
     return conn.execute("""
         INSERT INTO unsettled (file_id)
-        SELECT file_id FROM file JOIN set_policy USING (set_id)
-        ON CONFLICT DO NOTHING
+        SELECT file_id FROM file JOIN set_policy USING (set_id) ORDER BY file_id
+        ON CONFLICT (file_id) DO UPDATE SET not_before = now()
     """).rowcount
 
 

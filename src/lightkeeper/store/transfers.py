@@ -15,6 +15,10 @@ from lightkeeper.store.db import notify, rows, values
 from lightkeeper.store.transitions import move, move_replicas
 
 
+GIVEN_UP_FOR = timedelta(hours=1)
+"""How long no new transfer of a file is planned to a storage that all attempts to reach failed."""
+
+
 # --- what is unsettled -----------------------------------------------------------------------------------------
 def unsettle(conn: Connection, file_ids: Sequence[int]) -> None:
     """Have the copies of these files compared with what they are owed, now."""
@@ -68,24 +72,28 @@ def copies_of(conn: Connection, file_ids: Sequence[int]) -> list[tuple[FileCopie
     found = conn.execute(
         """
         SELECT f.file_id, f.set_id, p.policy_id,
-               coalesce(r.copies, '{}'), coalesce(t.targets, '{}')
+               coalesce(r.copies, '{}'), coalesce(t.arriving, '{}'), coalesce(t.given_up, '{}')
           FROM file f
           LEFT JOIN set_policy p USING (set_id)
           LEFT JOIN LATERAL (
                SELECT array_agg(json_build_array(storage_id, state, verified_at, state_since)::text) AS copies
                  FROM replica WHERE replica.file_id = f.file_id) r ON true
           LEFT JOIN LATERAL (
-               SELECT array_agg(target_id) AS targets
+               SELECT array_agg(target_id) FILTER (WHERE state IN ('Waiting', 'Running')) AS arriving,
+                      array_agg(target_id) FILTER (WHERE state = 'Failed' AND state_since > now() - %s) AS given_up
                  FROM transfer
-                WHERE transfer.file_id = f.file_id AND state IN ('Waiting', 'Running')) t ON true
+                WHERE transfer.file_id = f.file_id AND state <> 'Done') t ON true
          WHERE f.file_id = ANY(%s)
          ORDER BY f.file_id
         """,
-        (list(file_ids),),
+        (GIVEN_UP_FOR, list(file_ids)),
     ).fetchall()
     return [
-        (FileCopies(file_id, set_id, tuple(_replica(c) for c in copies), tuple(targets)), policy_id)
-        for file_id, set_id, policy_id, copies, targets in found
+        (
+            FileCopies(file_id, set_id, tuple(_replica(c) for c in copies), tuple(arriving), tuple(given_up)),
+            policy_id,
+        )
+        for file_id, set_id, policy_id, copies, arriving, given_up in found
     ]
 
 

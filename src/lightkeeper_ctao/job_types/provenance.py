@@ -58,13 +58,14 @@ def _activity(entry: Mapping[str, Any]) -> RanActivity:
 
 
 def _software(system: Mapping[str, Any]) -> dict[str, str]:
+    """The program first, then the language, then every package."""
     python = system.get("python") or {}
-    software = {_text(package["name"]): _text(package["version"]) for package in python.get("packages") or []}
-    if "version" in python:
-        software["python"] = ".".join(map(str, python["version"]))
+    software: dict[str, str] = {}
     if "ctapipe_version" in system:
         software["ctapipe"] = _text(system["ctapipe_version"])
-    return software
+    if "version" in python:
+        software["python"] = ".".join(map(str, python["version"]))
+    return software | {_text(p["name"]): _text(p["version"]) for p in python.get("packages") or []}
 
 
 def _file_names(products: list[Mapping[str, Any]]) -> tuple[str, ...]:

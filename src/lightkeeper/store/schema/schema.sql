@@ -63,6 +63,7 @@ CREATE TABLE site (
     pilots    smallint NOT NULL DEFAULT 0          -- at most so many at once
 );
 
+-- A storage element.
 CREATE TABLE storage (
     storage_id smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     site_id    smallint NOT NULL REFERENCES site,
@@ -74,6 +75,7 @@ CREATE TABLE storage (
     root       text NOT NULL                       -- a replica lies at root || directory.path || '/' || file.name
 );
 
+-- The way from one site to another; sites without a link between them use the defaults.
 CREATE TABLE link (
     source_id     smallint NOT NULL REFERENCES site,
     target_id     smallint NOT NULL REFERENCES site,
@@ -165,6 +167,7 @@ SELECT r.file_id, r.storage_id, s.site_id, r.verified_at
    AND s.enabled
    AND site.kind = 'data centre';
 
+-- What each storage holds, counted as replicas come and go.
 CREATE TABLE storage_count (
     storage_id smallint PRIMARY KEY REFERENCES storage,
     n_files    bigint NOT NULL,
@@ -219,6 +222,7 @@ CREATE TABLE unsettled (
     not_before timestamptz NOT NULL DEFAULT now()
 ) WITH (autovacuum_vacuum_scale_factor = 0.02);
 
+-- One copy to be made. Claimed by a lease whose epoch fences late writers.
 CREATE TABLE transfer (
     transfer_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     file_id     bigint NOT NULL,
@@ -238,6 +242,7 @@ CREATE TABLE transfer (
 ) WITH (fillfactor = 80);
 CREATE INDEX transfer_queue ON transfer (priority, not_before, transfer_id) WHERE state = 'Waiting';
 CREATE INDEX transfer_running ON transfer (source_id, target_id) WHERE state = 'Running';
+CREATE INDEX transfer_open ON transfer (file_id) WHERE state <> 'Done';
 CREATE UNIQUE INDEX transfer_once ON transfer (file_id, target_id) WHERE state IN ('Waiting', 'Running');
 
 -- An approved deletion of one replica, with the evidence that made it safe (I2, I3).
@@ -257,6 +262,7 @@ CREATE UNIQUE INDEX intent_once ON intent (file_id, storage_id) WHERE state = 'A
 CREATE INDEX intent_queue ON intent (intent_id) WHERE state = 'Approved';
 
 -- ============================================================================================ work
+-- A graph of transformations, as one document asked for it.
 CREATE TABLE production (
     production_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     created       timestamptz NOT NULL DEFAULT now(),
@@ -268,6 +274,7 @@ CREATE TABLE production (
     warnings      text[] NOT NULL DEFAULT '{}'
 );
 
+-- Work on every file that matches a query, or on what its parent makes of them.
 CREATE TABLE transformation (
     transformation_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     production_id     int NOT NULL REFERENCES production,
@@ -363,11 +370,13 @@ CREATE TABLE job_alive (                               -- only jobs on a pilot; 
     seen     timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);
 
+-- The end of what each job's tool printed.
 CREATE TABLE job_log (
     job_id bigint PRIMARY KEY,
     text   text NOT NULL                               -- the last 64 kB of what its tool printed
 );
 
+-- A process at a site that asks for jobs.
 CREATE TABLE pilot (
     pilot_id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     submitted   timestamptz NOT NULL DEFAULT now(),

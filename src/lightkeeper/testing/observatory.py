@@ -1,0 +1,130 @@
+"""A small observatory: the second implementation of the port, for tests and for learning how to write one.
+
+Its files are `*.plain`: a line of JSON metadata, then anything; a wrong `size=` in the content is damage. Its
+productions are JSON, and its one job type, Concatenate, is `cat`.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, BinaryIO
+
+from lightkeeper.domain.catalog import KeyLevel, KeyType, MetaKey
+from lightkeeper.domain.errors import Invalid, LightkeeperError
+from lightkeeper.domain.fixity import fixity_of
+from lightkeeper.domain.names import parse_lfn
+from lightkeeper.domain.provenance import RanActivity
+from lightkeeper.domain.work import ExpectedOutput, JobOrder, JobRecipe, PlannedStep, ProductionPlan
+from lightkeeper.ports import JobType, Product, ProductionReader, ProductReader
+
+KEYS = (
+    MetaKey("night", KeyType.STRING),
+    MetaKey("level", KeyType.INT, description="0 raw, 1 concatenated, 2 concatenated again"),
+    MetaKey("kind", KeyType.STRING),
+    MetaKey("zenith", KeyType.FLOAT, unit="deg"),
+    MetaKey("number", KeyType.INT, KeyLevel.FILE),
+)
+
+
+class PlainReader:
+    """Reads `*.plain`."""
+
+    def recognises(self, path: str) -> bool:
+        """By the ending."""
+        return path.endswith(".plain")
+
+    def read(self, file: BinaryIO, path: str) -> Product:
+        """Metadata from the first line; everything else is content."""
+        content = file.read()
+        fixity = fixity_of([content])
+        problems: list[str] = []
+        meta: dict[str, Any] = {}
+        try:
+            meta = json.loads(content.partition(b"\n")[0])
+        except ValueError:
+            problems.append("the first line is not JSON")
+        told = re.search(r"size=(\d+)", content.decode(errors="replace"))
+        if told and int(told[1]) != len(content):
+            problems.append(f"the file says it has {told[1]} bytes, but has {len(content)}")
+        try:
+            lfn = parse_lfn(path)
+        except LightkeeperError as error:
+            return Product(None, fixity, meta, (error.message,))
+        return Product(lfn, fixity, meta, tuple(problems))
+
+
+class PlainProductions:
+    """Reads productions written as `{"steps": [{"query": {…}, "group_size": n, "parent": n?}]}`."""
+
+    def read(self, text: str, *, sandbox: Callable[[str], bytes]) -> ProductionPlan:  # noqa: ARG002
+        """The plan; raises Invalid."""
+        try:
+            steps = json.loads(text)["steps"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise Invalid(f"the production is not what it should be: {error}") from error
+        return ProductionPlan(
+            steps=tuple(
+                PlannedStep(
+                    number=number,
+                    name="Concatenate",
+                    type="Merging",
+                    job_type="Concatenate",
+                    query=step["query"],
+                    parent=step.get("parent"),
+                    group_size=step["group_size"],
+                    group_by=step.get("group_by"),
+                    body={"level": number} | step.get("body", {}),
+                )
+                for number, step in enumerate(steps, start=1)
+            ),
+            campaign="test",
+        )
+
+
+class Concatenate:
+    """Concatenates its inputs."""
+
+    def recipe(self, order: JobOrder) -> JobRecipe:
+        """`cat` of all inputs into one file named after the task. With `exit` in the body it fails with that status."""
+        name = f"task{order.task_id}.joined"
+        script = f'sleep {order.body.get("sleep", 0)}; cat "$@" > {name}; exit {order.body.get("exit", 0)}'
+        tool = {
+            "cwlVersion": "v1.2",
+            "class": "CommandLineTool",
+            "baseCommand": ["sh", "-c", script, "sh"],
+            "inputs": {"parts": {"type": "File[]", "inputBinding": {"position": 1}}},
+            "outputs": {"joined": {"type": "File", "outputBinding": {"glob": name}}},
+        }
+        meta = {"level": order.body["level"], "kind": str(order.inputs[0].meta.get("kind", "none"))}
+        lfn = parse_lfn(f"/test/products/{order.transformation_id}/{name}")
+        return JobRecipe(
+            cwl=json.dumps(tool),
+            inputs={"parts": [{"class": "File", "location": f"inputs{i.lfn}"} for i in order.inputs]},
+            outputs=(ExpectedOutput(name, lfn, meta, tuple(i.lfn for i in order.inputs)),),
+        )
+
+    def activities(self, log: str) -> Sequence[RanActivity]:  # noqa: ARG002
+        """`cat` keeps no log."""
+        return ()
+
+
+class PlainObservatory:
+    """The observatory."""
+
+    name = "plain"
+
+    def metadata_keys(self) -> Sequence[MetaKey]:
+        """Five keys."""
+        return KEYS
+
+    def product_readers(self) -> Sequence[ProductReader]:
+        """One."""
+        return [PlainReader()]
+
+    def production_reader(self) -> ProductionReader:
+        """JSON."""
+        return PlainProductions()
+
+    def job_types(self) -> Mapping[str, JobType]:
+        """One."""
+        return {"Concatenate": Concatenate()}

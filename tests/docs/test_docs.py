@@ -1,0 +1,295 @@
+"""The documentation is true: its commands run, its links lead somewhere, its reference is that of the program.
+
+Executed are, page by page and in order, the `$ ` lines of every ```console block and the whole of every ```bash block,
+in a fresh folder with a fresh home. Words behind the language say how:
+
+    ```console no-run           long, or needs what a test has not; at most as many as MAY_NOT_RUN allows
+    ```console until=REGEX      the last command is repeated until its output matches, as the page tells the reader
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import date
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from lightkeeper.settings import Settings
+from lightkeeper.store import postgres
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+sys.path.insert(0, str(DOCS))
+import make_reference  # noqa: E402  # it is no package
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted(DOCS.rglob("*.md"))]
+WITH_COMMANDS = [
+    ROOT / "README.md",
+    *sorted((DOCS / "tutorials").glob("*.md")),
+    *sorted((DOCS / "how-to").glob("*.md")),
+]
+WITH_CTAPIPE = {"first-night.md"}
+TO_COME = {"dashboard.png"}
+MAY_NOT_RUN = {
+    "make demo", "make test", "git clone", "pip install", "createuser", "createdb", "docker", "ssh",
+}  # fmt: skip
+"""What a page may show without its being run: it takes long, or needs a network or another machine."""
+
+FENCE = re.compile(r"^```(?P<language>\w+)(?P<how>[^\n]*)\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+RUNNING = """
+mkdir -p data/onsite data/north data/south
+sed "s|/data|$PWD/data|" docs/examples/topology.yaml > topology.yaml
+lightkeeper apply topology.yaml || fail
+cp -r night/. data/onsite/
+lightkeeper up 2> log.txt &
+for n in $(seq 150); do lightkeeper night list | grep -qE '{preserved}' && break; sleep 0.4; done
+lightkeeper night list | grep -qE '{preserved}' || fail
+"""
+"""How-tos speak to people with an instance that runs, and a night in it."""
+PRESERVED = RUNNING.replace("{preserved}", "0 +6$")
+WITH_ONE_CENTRE = RUNNING.replace("{preserved}", "6 +0$").replace("sed ", "sed -e '/south-disk/d' -e ", 1)
+WITH_TASKS_THAT_WAIT = (
+    PRESERVED.replace("sed ", "sed -e 's/, computing: {.*}}/}/' -e ", 1)
+    + "lightkeeper production submit first docs/examples/production.yaml || fail\n"
+)
+BEFORE = {
+    "add-a-storage.md": PRESERVED,
+    "why-is-a-file-not-freed.md": WITH_ONE_CENTRE,
+    "read-a-report.md": WITH_TASKS_THAT_WAIT,
+    "recover-after-a-crash.md": PRESERVED,
+}
+
+
+# --- commands --------------------------------------------------------------------------------------------------
+def blocks(page: Path) -> Iterator[tuple[str, str, str]]:
+    """Language, how and text of each fenced block with commands."""
+    for found in FENCE.finditer(page.read_text()):
+        if found["language"] in ("console", "bash"):
+            yield found["language"], found["how"].strip(), found["text"]
+
+
+def commands_of(text: str) -> list[str]:
+    """Commands of a console block; a line that ends with a backslash goes on in the next."""
+    commands: list[str] = []
+    lines = iter(text.splitlines())
+    for line in lines:
+        if line.startswith("$ "):
+            command = line[2:]
+            while command.endswith("\\"):
+                command += "\n" + next(lines)
+            commands.append(command)
+    return commands
+
+
+def script_of(page: Path) -> str:
+    """The page as a script that stops at the first command that fails."""
+    parts = ['begin() { echo "::: $*" >&2; }', 'fail() { echo "::: failed with $?" >&2; exit 99; }']
+    parts.append(BEFORE.get(page.name, ""))
+    for language, how, text in blocks(page):
+        if how == "no-run":
+            continue
+        commands = commands_of(text) if language == "console" else [text]
+        until = how.removeprefix("until=") if how.startswith("until=") else ""
+        for number, command in enumerate(commands, 1):
+            parts.append(f"begin {_quoted(command.splitlines()[0])}")
+            if until and number == len(commands):
+                parts.append(
+                    f'for n in $(seq 150); do out=$({command}) || fail; grep -qE {_quoted(until)} <<<"$out" && break; '
+                    f'sleep 0.4; done\necho "$out"; grep -qE {_quoted(until)} <<<"$out" || fail'
+                )
+            elif command.rstrip().endswith("&"):
+                parts.append(f"{command}\n{_WAIT_FOR_UP}")
+            else:
+                parts.append(f"{{ {command}\n}} || fail")
+    return "\n".join([*parts, "begin the end", "jobs -pr | xargs -r kill; wait"]) + "\n"
+
+
+_WAIT_FOR_UP = (
+    'for n in $(seq 300); do test -e "$LIGHTKEEPER_HOME/run/instance.json" && break; sleep 0.1; done\n'
+    'test -e "$LIGHTKEEPER_HOME/run/instance.json" || fail'
+)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+@pytest.fixture(scope="session")
+def a_small_night(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interface directory with one observation and its triggers."""
+    simulate = pytest.importorskip("lightkeeper_ctao.simulate", reason="needs the extra ctao")
+    root = tmp_path_factory.mktemp("night")
+    simulate.simulate_night(root, night=date(2026, 3, 14), events=2)
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path: Path, a_small_night: Path) -> Path:
+    """Where a page's commands run: the night lies in `night`, the checkout's examples in `docs/examples`."""
+    shutil.copytree(a_small_night, tmp_path / "night")
+    shutil.copytree(DOCS / "examples", tmp_path / "docs" / "examples")
+    return tmp_path
+
+
+@pytest.fixture
+def other_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL that is not the instance's own."""
+    with postgres.start(tmp_path_factory.mktemp("pg")) as server:
+        yield server.url
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.ctapipe] if page.name in WITH_CTAPIPE else [], id=page.name)
+        for page in WITH_COMMANDS
+    ],
+)
+def test_every_command_of_a_page_runs(page: Path, folder: Path, request: pytest.FixtureRequest):
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("LIGHTKEEPER_", "PG"))},
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "LIGHTKEEPER_HOME": str(folder / "home"),
+        "LIGHTKEEPER_PORT": "0",
+        "LIGHTKEEPER_PILOT_IDLE": "2",
+        "LIGHTKEEPER_PILOT_SILENCE": "10",
+        "LIGHTKEEPER_SHARED_BUFFERS_MB": "64",
+        "HOME": str(folder),
+    }
+    if page.name == "use-your-own-postgresql.md":
+        environment["LIGHTKEEPER_DATABASE_URL"] = request.getfixturevalue("other_database")
+    script = folder / "page.sh"
+    script.write_text(script_of(page))
+    told = folder / "told.txt"
+    with told.open("wb") as output:
+        process = subprocess.Popen(
+            ["bash", str(script)],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(timeout=150)
+        finally:
+            left = _end_all_of(process.pid)
+    assert status == 0, f"{page.name} failed:\n{told.read_text()[-6000:]}"
+    assert not left, f"{page.name} leaves processes running: end what it starts"
+
+
+def _end_all_of(session: int) -> list[str]:
+    """End what a page left running in its session, services first asked and then killed."""
+    left: list[str] = []
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError, IndexError):
+                name, _, fields = stat.read_text().rpartition(")")
+                if int(fields.split()[3]) == session and fields.split()[0] != "Z":
+                    left.append(name)
+                    os.kill(int(stat.parent.name), number)
+        if not left:
+            break
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(["sleep", "2"], timeout=5, check=False)
+    return left
+
+
+def test_what_is_not_run_is_known_to_be_long():
+    shown = [
+        command
+        for page in WITH_COMMANDS
+        for language, how, text in blocks(page)
+        if how == "no-run"
+        for command in (commands_of(text) if language == "console" else text.splitlines())
+    ]
+    assert shown
+    assert [one for one in shown if not one.startswith(tuple(MAY_NOT_RUN))] == []
+
+
+# --- links -----------------------------------------------------------------------------------------------------
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)|<img[^>]*src=\"([^\"]+)\"|<source[^>]*srcset=\"([^\"]+)\"")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path):
+    text = FENCE.sub("", page.read_text())
+    broken: list[str] = []
+    for found in LINK.finditer(text):
+        link = unquote(next(part for part in found.groups() if part))
+        if link.startswith(("https://", "mailto:")) or Path(link).name in TO_COME:
+            continue
+        target, _, heading = link.partition("#")
+        file = (page.parent / target).resolve() if target else page
+        if not file.exists() or (heading and file.suffix == ".md" and heading not in headings(file)):
+            broken.append(link)
+    assert broken == []
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors of a page as GitLab and GitHub make them."""
+    titles = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_page_can_be_reached_from_the_index():
+    seen = {DOCS / "index.md"}
+    todo = [DOCS / "index.md"]
+    while todo:
+        page = todo.pop()
+        for found in LINK.finditer(page.read_text()):
+            target = (page.parent / next(part for part in found.groups() if part).partition("#")[0]).resolve()
+            if target.suffix == ".md" and target not in seen and target.exists():
+                seen.add(target)
+                todo.append(target)
+    assert set(DOCS.rglob("*.md")) - seen == set()
+
+
+# --- the reference ---------------------------------------------------------------------------------------------
+def test_the_generated_pages_are_up_to_date():
+    old = [page.name for page, text in make_reference.pages() if page.read_text() != text]
+    assert old == [], "run: python docs/make_reference.py"
+
+
+def test_every_generated_part_stands_on_a_page():
+    text = "".join(page.read_text() for page in (DOCS / "reference").glob("*.md"))
+    assert {name for name in make_reference.PARTS if f"<!-- generated: {name} -->" not in text} == set()
+
+
+def test_every_command_is_in_the_reference():
+    text = (DOCS / "reference" / "cli.md").read_text()
+    commands = [words for words, _ in make_reference.commands()]
+    assert len(commands) > 10
+    assert [words for words in commands if f"\n## {words}\n" not in text] == []
+
+
+def test_every_setting_is_in_the_reference():
+    text = (DOCS / "reference" / "settings.md").read_text()
+    assert [name for name in Settings.model_fields if f"| `{name}` |" not in text] == []
+
+
+def test_every_command_that_a_page_names_exists():
+    known = {words.removeprefix("lightkeeper ") for words, _ in make_reference.commands()}
+    groups = {words.split()[0] for words in known}
+    unknown: list[str] = []
+    for page in PAGES:
+        for words in re.findall(r"(?:`|^\$ )lightkeeper ((?:[a-z]+ ?)+)", page.read_text(), re.MULTILINE):
+            first = words.split()[0]
+            if first not in groups or (first not in known and " ".join(words.split()[:2]) not in known):
+                unknown.append(f"{page.name}: lightkeeper {words}")
+    assert unknown == []
+
+
+@pytest.mark.parametrize("check", [str.isascii], ids=["plain names"])
+def test_page_names_are_plain(check: Callable[[str], bool]):
+    assert [page for page in PAGES if not check(page.name) or " " in page.name] == []

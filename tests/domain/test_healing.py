@@ -1,0 +1,37 @@
+"""What a transformation needs to end on its own."""
+
+from dataclasses import replace
+
+import pytest
+
+from lightkeeper.domain.healing import Remedy, TransformationFacts, remedy
+from lightkeeper.domain.states import Transformation
+
+FACTS = TransformationFacts(1, "t", False, None, None, waiting=0, ready=0, tasks=4, done=4, failed=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "why"),
+    [
+        ({}, Remedy.COMPLETE, "all 4 tasks are done"),
+        ({"done": 3}, Remedy.WAIT, "1 of 4 tasks"),
+        ({"waiting": 2, "ready": 2}, Remedy.FLUSH, "2 files wait below the group size"),
+        ({"waiting": 2, "ready": 1}, Remedy.WAIT, "1 files wait for a verified copy"),
+        ({"open": True, "waiting": 2, "ready": 2}, Remedy.WAIT, "files that arrive later"),
+        ({"parent_id": 7, "parent_state": Transformation.ACTIVE}, Remedy.WAIT, "its parent is not complete"),
+        ({"parent_id": 7, "parent_state": Transformation.STOPPED}, Remedy.WAIT, "its parent is not complete"),
+        ({"parent_id": 7, "parent_state": Transformation.COMPLETED}, Remedy.COMPLETE, "no more input will come"),
+        (
+            {"parent_id": 7, "parent_state": Transformation.COMPLETED, "waiting": 3, "ready": 3},
+            Remedy.FLUSH,
+            "parent is complete",
+        ),
+        ({"done": 2, "failed": 2}, Remedy.DECIDE, "2 of 4 tasks failed in every attempt"),
+        ({"tasks": 0, "done": 0}, Remedy.COMPLETE, "all 0 tasks"),
+    ],
+)
+@pytest.mark.feature("S1-039", "S1-044", "S1-045")
+def test_the_remedy_follows_from_the_facts(changes: dict[str, object], what: Remedy, why: str):
+    decided, reason = remedy(replace(FACTS, **changes))
+    assert decided is what
+    assert why in reason

@@ -1,0 +1,213 @@
+"""Steps 2 and 3: two verified copies at distinct centres, then free on site; and nothing else, whatever breaks."""
+
+from pathlib import Path
+
+import pytest
+
+from lightkeeper.adapters.mover_stream import StreamMover
+from lightkeeper.domain.errors import Unavailable
+from lightkeeper.steps import heal, replicate, topology, transfer
+from lightkeeper.testing.faults import CorruptingMover
+from tests.conftest import TOPOLOGY, World
+
+FILE = "/test/raw/n1.plain"
+
+
+def bytes_at(world: World, storage: str, lfn: str = FILE) -> bytes | None:
+    path = world.root / storage / lfn.lstrip("/")
+    return path.read_bytes() if path.exists() else None
+
+
+@pytest.mark.feature("S0-026", "S0-028", "S2-003", "S2-023", "S2-024", "S2-020")
+def test_a_night_is_copied_to_two_centres_and_freed_on_site(world: World):
+    original = world.deliver(FILE).read_bytes()
+    world.ingest()
+    world.settle()
+    copies = world.copies(FILE)
+    assert len(copies) == 2
+    assert set(copies.values()) == {"Available"}
+    assert "mountain" not in copies
+    assert [bytes_at(world, storage) for storage in copies] == [original, original]
+    assert bytes_at(world, "mountain") is None
+    assert world.value("SELECT evidence -> 'copies' -> 1 ->> 'site' FROM intent WHERE state = 'Done'")
+
+
+def test_the_second_copy_is_made_from_the_first_centre_so_that_the_sites_line_is_used_once(world: World):
+    world.deliver(FILE)
+    world.ingest()
+    world.settle()
+    sources = world.value(
+        "SELECT array_agg(s.name ORDER BY t.transfer_id) FROM transfer t JOIN storage s ON s.storage_id = t.source_id"
+    )
+    assert sources[0] == "mountain"
+    assert sources[1] != "mountain"
+
+
+def test_a_copy_corrupted_on_the_way_never_counts_and_is_made_again(world: World):
+    world.deliver(FILE)
+    world.ingest()
+    faulty = world.having(mover=CorruptingMover(StreamMover(), first=2))
+    faulty.settle()
+    assert sorted(world.copies(FILE).values()) == ["Available", "Available"]
+    assert world.value("SELECT count(*) FROM remedy WHERE kind = 'transfer' AND what LIKE '%thrown away%'") == 2
+    assert world.value("SELECT max(attempts) FROM transfer") == 3
+
+
+def test_a_source_that_rotted_is_found_by_the_copy_and_not_spread(world: World):
+    names = [f"/test/raw/n{n}.plain" for n in range(2)]
+    world.register(*names, storage="north")
+    replicate.settle(world.ctx)
+    rotten = world.root / "north" / names[0].lstrip("/")
+    rotten.write_bytes(b"X" + rotten.read_bytes()[1:])
+    world.settle()
+    assert world.copies(names[0]) == {"north": "Suspect"}
+    assert len(world.copies(names[1])) == 2
+    assert any(v.startswith("I1") for v in world.violations())
+    rotten.write_bytes(f"content of {names[0]}".encode())
+    world.value("UPDATE replica SET state = 'Available' WHERE state = 'Suspect' RETURNING 1")
+
+
+@pytest.mark.feature("S0-067")
+def test_nothing_is_deleted_while_only_one_centre_can_take_copies(world: World):
+    one_centre = TOPOLOGY.replace('root: "ROOT/east"', 'root: "ROOT/east", enabled: false').replace(
+        'root: "ROOT/south"', 'root: "ROOT/south", enabled: false'
+    )
+    topology.apply(world.ctx, one_centre.replace("ROOT", str(world.root)))
+    world.deliver(FILE)
+    world.ingest()
+    world.settle()
+    assert world.copies(FILE) == {"mountain": "Available", "north": "Available"}
+    topology.apply(world.ctx, TOPOLOGY.replace("ROOT", str(world.root)))
+    world.settle()
+    assert "mountain" not in world.copies(FILE), "when the centres are back it goes on by itself"
+
+
+class Dead(StreamMover):
+    def copy(self, *_: object, **__: object):  # type: ignore[override]
+        raise Unavailable("the link is down")
+
+
+@pytest.mark.feature("S4-016", "S4-017", "S4-018")
+def test_a_dead_link_is_tried_again_until_it_is_given_up_and_nothing_is_lost(world: World):
+    world.deliver(FILE)
+    world.ingest()
+    world.having(mover=Dead()).settle()
+    assert world.value("SELECT array_agg(state::text || attempts) FROM transfer") == ["Failed10"] * 3, (
+        "each centre once"
+    )
+    assert world.copies(FILE) == {"mountain": "Available"}
+    assert any("others failed" in str(facts) for event, facts in world.ctx.log.lines if event == "copies blocked")
+    world.value("UPDATE transfer SET state_since = now() - interval '1 hour' RETURNING 1")
+    world.value("UPDATE unsettled SET not_before = now() RETURNING 1")
+    world.settle()
+    assert len(world.copies(FILE)) == 2, "when the link is back it goes on by itself"
+
+
+def test_a_deletion_is_void_when_its_evidence_no_longer_holds(world: World):
+    world.deliver(FILE)
+    world.ingest()
+    for _ in range(4):
+        replicate.settle(world.ctx)
+        transfer.carry_out(world.ctx)
+    replicate.settle(world.ctx)
+    assert world.value("SELECT count(*) FROM intent WHERE state = 'Approved'") == 1
+    centre = next(name for name in world.copies(FILE) if name != "mountain")
+    world.value(
+        "UPDATE replica SET state = 'Suspect' FROM storage WHERE storage.storage_id = replica.storage_id"
+        " AND storage.name = %s RETURNING 1",
+        centre,
+    )
+    transfer.delete(world.ctx)
+    assert world.copies(FILE)["mountain"] == "Available"
+    assert bytes_at(world, "mountain") is not None
+    assert world.value("SELECT state::text FROM intent") == "Void"
+
+
+def test_a_crash_between_unlink_and_commit_ends_in_the_same_state(world: World, monkeypatch: pytest.MonkeyPatch):
+    world.deliver(FILE)
+    world.ingest()
+
+    class Crash(Exception):
+        pass
+
+    def crash(*_: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer.transfers, "deleted", crash)
+        with pytest.raises(Crash):
+            world.settle()
+    assert bytes_at(world, "mountain") is None
+    assert world.copies(FILE)["mountain"] == "Deleting", "it must not count as a copy"
+    world.settle()
+    assert "mountain" not in world.copies(FILE)
+    assert world.value("SELECT state::text FROM intent") == "Done"
+
+
+def test_a_crash_between_arrival_and_commit_copies_again_over_itself(world: World, monkeypatch: pytest.MonkeyPatch):
+    world.deliver(FILE)
+    world.ingest()
+
+    class Crash(Exception):
+        pass
+
+    def crash(*_: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer.transfers, "arrived", crash)
+        with pytest.raises(Crash):
+            world.settle()
+    heal.after_restart(world.ctx)
+    world.settle()
+    assert len(world.copies(FILE)) == 2
+
+
+def test_a_late_worker_whose_transfer_was_taken_over_records_nothing(world: World):
+    world.register(FILE)
+    replicate.settle(world.ctx)
+    with world.ctx.db.transaction() as conn:
+        (late,) = transfer.transfers.claim_transfers(conn, 1, world.ctx.settings.lease)
+    heal.after_restart(world.ctx)
+    with world.ctx.db.transaction() as conn:
+        (ours,) = transfer.transfers.claim_transfers(conn, 1, world.ctx.settings.lease)
+    with world.ctx.db.transaction() as conn:
+        assert not transfer.transfers.lock_transfer(conn, late)
+        assert transfer.transfers.lock_transfer(conn, ours)
+    world.value("UPDATE transfer SET lease_until = now() - interval '1 s' RETURNING 1")
+    heal.release_abandoned(world.ctx)
+    world.settle()
+
+
+@pytest.mark.feature("S0-024")
+def test_a_link_carries_no_more_than_it_may(world: World):
+    link = (
+        "links:\n  - {from: Mountain, to: North, max_transfers: 2}\n  - {from: Mountain, to: East, max_transfers: 1}\n"
+    )
+    link += "  - {from: Mountain, to: South, max_transfers: 1}\n"
+    topology.apply(world.ctx, TOPOLOGY.replace("ROOT", str(world.root)) + link)
+    for n in range(20):
+        world.deliver(f"/test/raw/n{n}.plain", night=f"2030-01-{1 + n % 3:02}")
+    world.ingest()
+    replicate.settle(world.ctx)
+    with world.ctx.db.transaction() as conn:
+        claimed = transfer.transfers.claim_transfers(conn, 100, world.ctx.settings.lease)
+        names = {s.storage_id: s.name for s in world.storages}
+    per_target = [names[t.target_id] for t in claimed]
+    assert {name: per_target.count(name) for name in set(per_target)} == {"north": 2, "east": 1, "south": 1}
+    heal.after_restart(world.ctx)
+    world.settle()
+
+
+def test_every_storage_that_is_listed_holds_what_the_catalogue_says(world: World):
+    for n in range(5):
+        world.deliver(f"/test/raw/n{n}.plain")
+    world.ingest()
+    world.settle()
+    for storage in world.storages:
+        on_disk = {str(p.relative_to(storage.root)) for p in Path(storage.root).rglob("*.plain")}
+        known = world.value("SELECT count(*) FROM replica WHERE storage_id = %s", storage.storage_id)
+        counted = world.value(
+            "SELECT coalesce((SELECT n_files FROM storage_count WHERE storage_id = %s), 0)", storage.storage_id
+        )
+        assert len(on_disk) == known == counted
