@@ -171,9 +171,7 @@ def _step_keys() -> str:
 
 
 def _translated() -> str:
-    return table(
-        ("In the document", "In the catalogue"), [(f"`{k}`", f"`{v[0]}`") for k, v in TRANSLATED.items()]
-    )
+    return table(("In the document", "In the catalogue"), [(f"`{k}`", f"`{v[0]}`") for k, v in TRANSLATED.items()])
 
 
 def _keys() -> str:
@@ -210,8 +208,7 @@ def table(head: tuple[str, ...], rows: Any) -> str:  # rows of anything that pri
     """A Markdown table."""
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     lines += [
-        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
-        for row in rows
+        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows
     ]
     return "\n".join(lines) + "\n"
 

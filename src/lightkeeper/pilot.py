@@ -29,7 +29,7 @@ from lightkeeper.ports import Storage
 SECRET = "LIGHTKEEPER_PILOT_SECRET"  # noqa: S105  # the variable's name, not the secret
 LOG_LIMIT = 64 * 1024
 # `python -m cwltool` would end with 0 whatever happened.
-CWLTOOL = (sys.executable, "-c", "from cwltool.main import run; run()")
+CWLTOOL = (sys.executable, "-c", "import sys; from cwltool.main import run; sys.exit(run())")
 CWLTOOL_OPTIONS = ("--no-container", "--disable-color", "--outdir", "out", "--tmpdir-prefix", "tmp/")
 
 

@@ -13,10 +13,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from textwrap import dedent
 from urllib.parse import unquote
 
 import pytest
@@ -36,27 +39,38 @@ WITH_COMMANDS = [
     *sorted((DOCS / "how-to").glob("*.md")),
 ]
 WITH_CTAPIPE = {"first-night.md"}
-TO_COME = {"dashboard.png"}
+WITH_OTHER_DATABASE = {"use-your-own-postgresql.md"}
+PATIENCE = 120
 MAY_NOT_RUN = {
     "make demo", "make test", "git clone", "pip install", "createuser", "createdb", "docker", "ssh",
 }  # fmt: skip
 """What a page may show without its being run: it takes long, or needs a network or another machine."""
 
-FENCE = re.compile(r"^```(?P<language>\w+)(?P<how>[^\n]*)\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<language>\w+)(?P<how>[^\n]*)\n(?P<text>.*?)^(?P=indent)```",
+    re.DOTALL | re.MULTILINE,
+)
 
 
-RUNNING = """
+WAIT_FOR_UP = """
+for n in $(seq 300); do grep -qs "\\"pid\\": $!," "$LIGHTKEEPER_HOME/run/instance.json" && break; sleep 0.1; done
+grep -qs "\\"pid\\": $!," "$LIGHTKEEPER_HOME/run/instance.json" || fail
+"""
+"""Until the program that was just started in the background answers, as its first line would tell a person."""
+
+RUNNING = f"""
 mkdir -p data/onsite data/north data/south
 sed "s|/data|$PWD/data|" docs/examples/topology.yaml > topology.yaml
-lightkeeper apply topology.yaml || fail
 cp -r night/. data/onsite/
 lightkeeper up 2> log.txt &
-for n in $(seq 150); do lightkeeper night list | grep -qE '{preserved}' && break; sleep 0.4; done
-lightkeeper night list | grep -qE '{preserved}' || fail
+{WAIT_FOR_UP}
+lightkeeper apply topology.yaml || fail
+for n in $(seq 60); do lightkeeper night list | grep -qE 'PRESERVED' && break; sleep 0.3; done
+lightkeeper night list | grep -qE 'PRESERVED' || fail
 """
 """How-tos speak to people with an instance that runs, and a night in it."""
-PRESERVED = RUNNING.replace("{preserved}", "0 +6$")
-WITH_ONE_CENTRE = RUNNING.replace("{preserved}", "6 +0$").replace("sed ", "sed -e '/south-disk/d' -e ", 1)
+PRESERVED = RUNNING.replace("PRESERVED", "0 +6$")
+WITH_ONE_CENTRE = RUNNING.replace("PRESERVED", "6 +0$").replace("sed ", "sed -e '/south-disk/d' -e ", 1)
 WITH_TASKS_THAT_WAIT = (
     PRESERVED.replace("sed ", "sed -e 's/, computing: {.*}}/}/' -e ", 1)
     + "lightkeeper production submit first docs/examples/production.yaml || fail\n"
@@ -74,7 +88,7 @@ def blocks(page: Path) -> Iterator[tuple[str, str, str]]:
     """Language, how and text of each fenced block with commands."""
     for found in FENCE.finditer(page.read_text()):
         if found["language"] in ("console", "bash"):
-            yield found["language"], found["how"].strip(), found["text"]
+            yield found["language"], found["how"].strip(), dedent(found["text"])
 
 
 def commands_of(text: str) -> list[str]:
@@ -92,7 +106,7 @@ def commands_of(text: str) -> list[str]:
 
 def script_of(page: Path) -> str:
     """The page as a script that stops at the first command that fails."""
-    parts = ['begin() { echo "::: $*" >&2; }', 'fail() { echo "::: failed with $?" >&2; exit 99; }']
+    parts = ['begin() { echo "::: $SECONDS s: $*" >&2; }', 'fail() { echo "::: failed with $?" >&2; exit 99; }']
     parts.append(BEFORE.get(page.name, ""))
     for language, how, text in blocks(page):
         if how == "no-run":
@@ -103,58 +117,33 @@ def script_of(page: Path) -> str:
             parts.append(f"begin {_quoted(command.splitlines()[0])}")
             if until and number == len(commands):
                 parts.append(
-                    f'for n in $(seq 150); do out=$({command}) || fail; grep -qE {_quoted(until)} <<<"$out" && break; '
-                    f'sleep 0.4; done\necho "$out"; grep -qE {_quoted(until)} <<<"$out" || fail'
+                    f'for n in $(seq 100); do out=$({command}) || fail; grep -qE {_quoted(until)} <<<"$out" && break; '
+                    f'sleep 1; done\necho "$out"; grep -qE {_quoted(until)} <<<"$out" || fail'
                 )
             elif command.rstrip().endswith("&"):
-                parts.append(f"{command}\n{_WAIT_FOR_UP}")
+                parts.append(f"{command}\n{WAIT_FOR_UP}")
             else:
                 parts.append(f"{{ {command}\n}} || fail")
     return "\n".join([*parts, "begin the end", "jobs -pr | xargs -r kill; wait"]) + "\n"
-
-
-_WAIT_FOR_UP = (
-    'for n in $(seq 300); do test -e "$LIGHTKEEPER_HOME/run/instance.json" && break; sleep 0.1; done\n'
-    'test -e "$LIGHTKEEPER_HOME/run/instance.json" || fail'
-)
 
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-@pytest.fixture(scope="session")
-def a_small_night(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interface directory with one observation and its triggers."""
-    simulate = pytest.importorskip("lightkeeper_ctao.simulate", reason="needs the extra ctao")
-    root = tmp_path_factory.mktemp("night")
-    simulate.simulate_night(root, night=date(2026, 3, 14), events=2)
-    return root
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What became of a page: exit status, what it printed, and programs that it left running."""
+
+    status: int
+    told: str
+    left: list[str]
 
 
-@pytest.fixture
-def folder(tmp_path: Path, a_small_night: Path) -> Path:
-    """Where a page's commands run: the night lies in `night`, the checkout's examples in `docs/examples`."""
-    shutil.copytree(a_small_night, tmp_path / "night")
-    shutil.copytree(DOCS / "examples", tmp_path / "docs" / "examples")
-    return tmp_path
-
-
-@pytest.fixture
-def other_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL that is not the instance's own."""
-    with postgres.start(tmp_path_factory.mktemp("pg")) as server:
-        yield server.url
-
-
-@pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, marks=[pytest.mark.ctapipe] if page.name in WITH_CTAPIPE else [], id=page.name)
-        for page in WITH_COMMANDS
-    ],
-)
-def test_every_command_of_a_page_runs(page: Path, folder: Path, request: pytest.FixtureRequest):
+def run_page(page: Path, folder: Path, night: Path) -> Ran:
+    """Run the commands of a page in `folder`, as somebody who has a night and the checkout's examples there."""
+    shutil.copytree(night, folder / "night")
+    shutil.copytree(DOCS / "examples", folder / "docs" / "examples")
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("LIGHTKEEPER_", "PG"))},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -165,27 +154,57 @@ def test_every_command_of_a_page_runs(page: Path, folder: Path, request: pytest.
         "LIGHTKEEPER_SHARED_BUFFERS_MB": "64",
         "HOME": str(folder),
     }
-    if page.name == "use-your-own-postgresql.md":
-        environment["LIGHTKEEPER_DATABASE_URL"] = request.getfixturevalue("other_database")
-    script = folder / "page.sh"
-    script.write_text(script_of(page))
-    told = folder / "told.txt"
-    with told.open("wb") as output:
+    with ExitStack() as stack:
+        if page.name in WITH_OTHER_DATABASE:
+            server = stack.enter_context(postgres.start(folder / "other", shared_buffers_mb=64))
+            environment["LIGHTKEEPER_DATABASE_URL"] = server.url
+        script, told = folder / "page.sh", folder / "told.txt"
+        script.write_text(script_of(page))
         process = subprocess.Popen(
             ["bash", str(script)],
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            stdout=stack.enter_context(told.open("wb")),
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         try:
-            status = process.wait(timeout=150)
-        finally:
-            left = _end_all_of(process.pid)
-    assert status == 0, f"{page.name} failed:\n{told.read_text()[-6000:]}"
-    assert not left, f"{page.name} leaves processes running: end what it starts"
+            status = process.wait(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            status = -1
+        return Ran(status, told.read_text(errors="replace"), _end_all_of(process.pid))
+
+
+@pytest.fixture(scope="session")
+def running_pages(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Path, "Future[Ran]"]]:
+    """The pages that were asked for, several at once: most of their time is waiting."""
+    simulate = pytest.importorskip("lightkeeper_ctao.simulate", reason="needs the extra ctao")
+    night = tmp_path_factory.mktemp("night")
+    simulate.simulate_night(night, night=date(2026, 3, 14), events=2)
+    asked = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    pages = [params["page"] for params in asked if params.get("page") in WITH_COMMANDS]
+    pages.sort(key=lambda page: page.name not in WITH_CTAPIPE)  # the longest first
+    with ThreadPoolExecutor(max_workers=3) as pool:
+        yield {
+            page: pool.submit(run_page, page, tmp_path_factory.mktemp(page.stem), night)
+            for page in dict.fromkeys(pages)
+        }
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.ctapipe] if page.name in WITH_CTAPIPE else [], id=page.name)
+        for page in WITH_COMMANDS
+    ],
+)
+def test_every_command_of_a_page_runs(page: Path, running_pages: dict[Path, "Future[Ran]"]):
+    ran = running_pages[page].result()
+    assert ran.status == 0, f"{page.name} failed:\n{ran.told[-6000:]}"
+    assert not ran.left, f"{page.name} leaves {ran.left} running: end what it starts"
 
 
 def _end_all_of(session: int) -> list[str]:
@@ -227,7 +246,7 @@ def test_every_link_leads_somewhere(page: Path):
     broken: list[str] = []
     for found in LINK.finditer(text):
         link = unquote(next(part for part in found.groups() if part))
-        if link.startswith(("https://", "mailto:")) or Path(link).name in TO_COME:
+        if link.startswith(("https://", "mailto:")):
             continue
         target, _, heading = link.partition("#")
         file = (page.parent / target).resolve() if target else page
@@ -288,8 +307,3 @@ def test_every_command_that_a_page_names_exists():
             if first not in groups or (first not in known and " ".join(words.split()[:2]) not in known):
                 unknown.append(f"{page.name}: lightkeeper {words}")
     assert unknown == []
-
-
-@pytest.mark.parametrize("check", [str.isascii], ids=["plain names"])
-def test_page_names_are_plain(check: Callable[[str], bool]):
-    assert [page for page in PAGES if not check(page.name) or " " in page.name] == []

@@ -124,7 +124,9 @@ def test_tasks_never_mix_values_of_the_keys_they_are_grouped_by(world: World):
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=st.lists(st.integers(1, 7), min_size=1, max_size=4), group_size=st.integers(1, 6), by_kind=st.booleans())
-def test_every_file_is_in_exactly_one_task_however_it_comes(world: World, batches: list[int], group_size: int, by_kind: bool):
+def test_every_file_is_in_exactly_one_task_however_it_comes(
+    world: World, batches: list[int], group_size: int, by_kind: bool
+):
     with world.ctx.db.transaction() as conn:
         number = conn.execute("SELECT count(*) FROM production").fetchone()
     assert number

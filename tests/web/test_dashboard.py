@@ -28,7 +28,7 @@ from lightkeeper.store import transitions, triggers
 from lightkeeper.store.db import Database
 from lightkeeper.store.reports import Night, Totals, TransformationSummary
 from lightkeeper.web.overview import judge, waits_for, what_runs
-from lightkeeper.web.words import count, file_name, number, plain, readable_bytes, share, utc
+from lightkeeper.web.words import count, file_name, number, plain, share, size, utc
 
 demonstration = pytest.importorskip("lightkeeper_ctao.demo", reason="needs the observatory's package")
 simulate = pytest.importorskip("lightkeeper_ctao.simulate", reason="needs the extra ctao")
@@ -45,7 +45,8 @@ class SilentLog:
 
 
 def start(home: Path) -> Instance:
-    return Instance(Settings(home=home, port=0, trigger_patience=0.0, retry_after=0.0), work=False, log=SilentLog())
+    settings = {"home": home, "port": 0, "trigger_patience": 0.0, "retry_after": 0.0}
+    return Instance(Settings.model_validate(settings), work=False, log=SilentLog())
 
 
 def describe(instance: Instance) -> Path:
@@ -109,14 +110,19 @@ class Page(HTMLParser):
 
 
 def get(instance: Instance, path: str = "/") -> httpx.Response:
-    time.sleep(0.3)  # a page is kept for a moment: for a few times as long as it took to make
-    return httpx.get(instance.url + path, trust_env=False)
+    return httpx.get(instance.url + path, trust_env=False, timeout=60)
 
 
 def page_of(instance: Instance) -> Page:
-    answer = get(instance)
-    assert answer.status_code == 200, answer.text
-    return Page(answer)
+    """The page as it is now: one that was made before is kept for a few times as long as it took."""
+    asked, deadline = datetime.now(UTC).isoformat(timespec="milliseconds"), time.monotonic() + 60
+    while True:
+        page = Page(get(instance))
+        assert page.answer.status_code == 200, page.answer.text
+        if (page.all("time")[0]["datetime"] or "") >= asked[:23]:
+            return page
+        assert time.monotonic() < deadline, "the page is not made anew"
+        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -322,7 +328,7 @@ def test_static_files_are_ours_and_nothing_else(preserved: Instance):
 def test_a_database_that_does_not_answer_is_told_of(tmp_path: Path):
     ctx = Context(
         db=Database("postgresql://nobody@127.0.0.1:1/nothing"),  # not opened
-        settings=Settings(home=tmp_path),
+        settings=Settings.model_validate({"home": tmp_path}),
         log=SilentLog(),
         storage_drivers={},
         mover=StreamMover(),
@@ -382,8 +388,8 @@ def test_who_comes_while_the_page_is_made_is_handed_the_one_before():
 
 # --- words ---------------------------------------------------------------------------------------------------------
 def test_numbers_times_and_texts_are_as_people_read_them():
-    assert readable_bytes(999) == "999\u00a0B"
-    assert readable_bytes(1_500_000_000) == "1.5\u00a0GB"
+    assert size(999) == "999\u00a0B"
+    assert size(1_500_000_000) == "1.5\u00a0GB"
     assert number(1234567) == "1\u202f234\u202f567"
     assert [count(n, "file") for n in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
     assert utc(datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)) == "2030-01-02 03:04:05"

@@ -17,10 +17,11 @@ from rich.text import Text
 
 from lightkeeper.cli import home as homes
 from lightkeeper.cli.files import tell
-from lightkeeper.cli.output import AsJson, err, out, readable_bytes, show
+from lightkeeper.cli.output import AsJson, err, out, show
 from lightkeeper.cli.work import PROGRESS, report_table
 from lightkeeper.client import Client
 from lightkeeper.demo import Demo, Result, open_demo
+from lightkeeper.domain.units import readable_bytes
 
 
 def demo(

@@ -8,8 +8,9 @@ import typer
 from rich.tree import Tree
 
 from lightkeeper.cli.home import client
-from lightkeeper.cli.output import AsJson, cell, out, readable_bytes, show
+from lightkeeper.cli.output import AsJson, cell, out, show
 from lightkeeper.domain.errors import Invalid
+from lightkeeper.domain.units import readable_bytes
 
 file = typer.Typer(help="Files in the catalogue.", no_args_is_help=True)
 night = typer.Typer(help="Observing nights.", no_args_is_help=True)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightkeeper.domain.errors import LightkeeperError
+from lightkeeper.domain.units import readable_bytes
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value, as the API returns it.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would change; change nothing.")]
@@ -64,15 +65,6 @@ def cell(name: str, content: Any) -> str:
     if isinstance(content, str) and name in ("at", "created", "started", "ended", "submitted"):
         return datetime.fromisoformat(content).strftime("%Y-%m-%d %H:%M:%S")
     return str(content).replace("[", "\\[")
-
-
-def readable_bytes(n: float) -> str:
-    """'1.5 GB': powers of ten, as storage is sold and measured."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(n) < 1000:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1000
-    return f"{n:.1f} PB"
 
 
 def fail(error: LightkeeperError) -> int:

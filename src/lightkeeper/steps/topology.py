@@ -16,6 +16,7 @@ from lightkeeper.domain.catalog import KeyLevel, Media, SiteKind, StorageElement
 from lightkeeper.domain.errors import Conflict, Invalid, LightkeeperError, nearest
 from lightkeeper.domain.names import parse_name
 from lightkeeper.domain.query import Query
+from lightkeeper.domain.units import parse_rate
 from lightkeeper.store import topology
 from lightkeeper.store.db import Connection
 
@@ -160,7 +161,7 @@ def _check(ctx: Context, conn: Connection, document: Document) -> None:
     for link in document.links:
         _is_known(link.source, sites, "links.from")
         _is_known(link.target, sites, "links.to")
-        _rate(link.max_rate)
+        _rate(link)
     for name, site in document.sites.items():
         if site.computing:
             _is_known(site.computing.executor, ctx.executors, f"sites.{name}.computing.executor")
@@ -217,7 +218,7 @@ def _differences(conn: Connection, document: Document) -> list[str]:
     want: dict[str, dict[str, Any]] = {f"site {n}": p.model_dump() for n, p in document.sites.items()}
     want |= {f"storage {n}": p.model_dump() for n, p in document.storages.items()}
     want |= {
-        f"link {p.source} to {p.target}": {"max_transfers": p.max_transfers, "max_rate": _rate(p.max_rate)}
+        f"link {p.source} to {p.target}": {"max_transfers": p.max_transfers, "max_rate": _rate(p)}
         for p in document.links
     }
     want |= {f"policy {n}": p.model_dump() for n, p in document.policies.items()}
@@ -278,7 +279,7 @@ def _write(conn: Connection, document: Document, changes: list[str]) -> None:
             storage.enabled,
         )
     for link in document.links:
-        topology.put_link(conn, link.source, link.target, link.max_transfers, _rate(link.max_rate))
+        topology.put_link(conn, link.source, link.target, link.max_transfers, _rate(link))
     vocabulary = topology.vocabulary(conn)
     for name, policy in document.policies.items():
         set_query = Query.from_map(policy.files, vocabulary).jsonpath(vocabulary, KeyLevel.SET) or "true"
@@ -297,28 +298,6 @@ def _write(conn: Connection, document: Document, changes: list[str]) -> None:
         topology.assign_policies(conn)
 
 
-_UNITS = {
-    "bit": 1 / 8,
-    "kbit": 125,
-    "mbit": 125_000,
-    "gbit": 125_000_000,
-    "b": 1,
-    "kb": 1e3,
-    "mb": 1e6,
-    "gb": 1e9,
-}
-
-
-def _rate(text: str | None) -> int | None:
-    """Bytes per second of '1 Gbit/s', '100 MB/s'."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]+)/s\s*", text)
-    try:
-        return int(float(match[1]) * _UNITS[match[2].lower()]) if match else _no_rate(text)
-    except (KeyError, ValueError):
-        return _no_rate(text)
-
-
-def _no_rate(text: str) -> int:
-    raise Invalid(f"'{text}' is not a rate", hint="write it like '1 Gbit/s' or '100 MB/s'")
+def _rate(link: LinkPart) -> int | None:
+    """Bytes per second; None: unlimited."""
+    return parse_rate(link.max_rate) if link.max_rate is not None else None

@@ -50,7 +50,11 @@ def totals(conn: Connection) -> Totals:
                  WHERE t.state = 'Done')::bigint AS bytes_copied,
                (SELECT count(*) FROM transfer WHERE state = 'Waiting') AS transfers_waiting,
                (SELECT count(*) FROM transfer WHERE state = 'Running') AS transfers_running,
-               (SELECT count(*) FROM transfer WHERE state = 'Failed') AS transfers_failed,
+               (SELECT count(*) FROM transfer t
+                 WHERE t.state = 'Failed'
+                   AND NOT EXISTS (SELECT FROM transfer later
+                                    WHERE later.file_id = t.file_id AND later.transfer_id > t.transfer_id)
+               ) AS transfers_failed,
                (SELECT count(*) FROM intent WHERE state = 'Done') AS onsite_freed,
                (SELECT count(*) FROM intent WHERE state = 'Approved') AS intents_open,
                (SELECT count(*) FROM unsettled) AS unsettled,
@@ -255,11 +259,15 @@ class Healed:
 
 
 def healed(conn: Connection, limit: int = 1000) -> list[Healed]:
-    """What was remedied, latest last."""
+    """What was remedied, the latest `limit`, oldest first."""
     return rows(
         conn,
         Healed,
-        "SELECT at, kind, id, what, why FROM remedy ORDER BY remedy_id LIMIT %(limit)s",
+        """
+        SELECT at, kind, id, what, why
+          FROM (SELECT * FROM remedy ORDER BY remedy_id DESC LIMIT %(limit)s) latest
+         ORDER BY remedy_id
+        """,
         limit=limit,
     )
 

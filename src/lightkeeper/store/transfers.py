@@ -14,7 +14,6 @@ from lightkeeper.domain.states import Replica as ReplicaState
 from lightkeeper.store.db import notify, rows, values
 from lightkeeper.store.transitions import move, move_replicas
 
-
 GIVEN_UP_FOR = timedelta(hours=1)
 """How long no new transfer of a file is planned to a storage that all attempts to reach failed."""
 

@@ -114,7 +114,7 @@ def _templates() -> Environment:
     )
     environment.globals |= {"version": __version__, "build": BUILD, "count": words.count}
     environment.filters |= {
-        "bytes": words.readable_bytes,
+        "bytes": words.size,
         "number": words.number,
         "utc": words.utc,
         "iso": words.iso,

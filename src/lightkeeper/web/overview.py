@@ -121,7 +121,7 @@ def look(ctx: Context) -> Overview:
         nights=nights[:NIGHTS],
         n_nights=len(nights),
         storages=storages,
-        links=sorted(links, key=lambda link: link.bytes, reverse=True)[:LINKS],
+        links=_busiest(links),
         n_links=len(links),
         productions=_productions(productions, transformations, facts)[:PRODUCTIONS],
         n_productions=len(productions),
@@ -228,6 +228,12 @@ def _productions(
         steps.setdefault(t.production, []).append(StepView(t, waits_for(t.status, by_id.get(t.id))))
     in_order = sorted(productions, key=lambda p: (p.state is Production.COMPLETED, -p.production_id))
     return [ProductionView(p, steps.get(p.name, [])) for p in in_order]
+
+
+def _busiest(links: Sequence[Link]) -> list[Link]:
+    """By bytes; one with failed attempts is not left out for one without."""
+    shown = sorted(links, key=lambda link: (link.failed_attempts > 0, link.bytes), reverse=True)[:LINKS]
+    return sorted(shown, key=lambda link: link.bytes, reverse=True)
 
 
 def _places(storages: Sequence[StorageUse], links: Sequence[Link], kind: SiteKind) -> list[Place]:

@@ -3,17 +3,15 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from lightkeeper.domain.units import readable_bytes
+
 LONGEST = 600
 """Characters of a text from outside that a page shows."""
 
 
-def readable_bytes(n: float) -> str:
-    """'1.5 GB' with a space that does not break: powers of ten, as storage is sold and measured."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(n) < 1000:
-            return f"{n:.0f}\u00a0{unit}" if unit == "B" else f"{n:.1f}\u00a0{unit}"
-        n /= 1000
-    return f"{n:.1f}\u00a0PB"
+def size(n: float) -> str:
+    """'1.5 GB' with a space that does not break."""
+    return readable_bytes(n).replace(" ", "\u00a0")
 
 
 def number(n: int) -> str:
@@ -32,8 +30,8 @@ def utc(at: datetime) -> str:
 
 
 def iso(at: datetime) -> str:
-    """'2030-01-02T03:04:05Z', for programs."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """'2030-01-02T03:04:05.678Z', for programs."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def plain(text: str) -> str:
