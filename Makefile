@@ -32,5 +32,14 @@ check: $(READY)                 ## style, types, imports
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+bench: $(READY)                 ## every benchmark, small
+	$(BIN)/python -m bench $(ARGS)
+
+bench-%: $(READY)               ## one benchmark: make bench-register SCALE=small|full JSON=FILE
+	$(BIN)/python -m bench $* --scale $(or $(SCALE),small) $(if $(JSON),--json $(JSON))
+
+coverage-of-features: $(READY)  ## which rows of the acceptance list have tests
+	$(BIN)/python -m tests.features
+
 clean:                          ## remove what make made
 	rm -rf $(VENV) demo-home

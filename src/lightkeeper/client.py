@@ -3,10 +3,12 @@
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 
+from lightkeeper import __version__
 from lightkeeper.domain.errors import LightkeeperError, Unavailable, errors_by_code
 
 _TRIES = 4
@@ -163,6 +165,30 @@ class Client:
                     raise failure
             time.sleep(0.2 * 2**attempt)
         raise AssertionError("unreachable")
+
+
+def find(home: Path) -> Client | None:
+    """A client of the instance that runs on this home, if one of this version does and answers."""
+    where = running(home)
+    if where is None:
+        return None
+    client = Client(where["url"], (home / "run" / "operator.token").read_text())
+    try:
+        if client.health()["version"] == __version__:
+            return client
+    except LightkeeperError:
+        pass
+    return None
+
+
+def running(home: Path) -> dict[str, Any] | None:
+    """Address, process and kind of the instance that runs on this home, as it noted them; None when there is no note
+    or the process is gone."""
+    try:
+        where: dict[str, Any] = json.loads((home / "run" / "instance.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return where if Path(f"/proc/{where['pid']}").exists() or not Path("/proc/self").exists() else None
 
 
 def _error(answer: httpx.Response) -> LightkeeperError:

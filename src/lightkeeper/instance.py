@@ -21,12 +21,11 @@ from pathlib import Path
 
 import uvicorn
 
-from lightkeeper import __version__
 from lightkeeper.api import make_api
 from lightkeeper.app import make_context
-from lightkeeper.client import Client
+from lightkeeper.client import Client, find
 from lightkeeper.context import Context, Log
-from lightkeeper.domain.errors import Conflict, LightkeeperError, Refused, Unavailable
+from lightkeeper.domain.errors import Conflict, Refused, Unavailable
 from lightkeeper.ports import Mover
 from lightkeeper.settings import Settings
 from lightkeeper.steps import heal
@@ -121,31 +120,6 @@ def connect(settings: Settings) -> Generator[Client]:
         with instance, Client(instance.url, _token(_run_dir(settings.home))) as client:
             yield client
         return
-
-
-def find(home: Path) -> Client | None:
-    """A client of the instance that runs on this home, if one does and answers."""
-    try:
-        where = json.loads((home / "run" / "instance.json").read_text())
-        token = (home / "run" / "operator.token").read_text()
-    except (OSError, ValueError):
-        return None
-    client = Client(where["url"], token)
-    try:
-        if where["pid"] and client.health()["version"] == __version__:
-            return client
-    except LightkeeperError:
-        pass
-    return None
-
-
-def running(home: Path) -> dict[str, object] | None:
-    """Process, address and kind of the instance that runs on this home, or None."""
-    client = find(home)
-    if client is None:
-        return None
-    with client:
-        return json.loads((home / "run" / "instance.json").read_text())
 
 
 def _run_dir(home: Path) -> Path:

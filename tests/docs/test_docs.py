@@ -111,7 +111,10 @@ def script_of(page: Path) -> str:
     for language, how, text in blocks(page):
         if how == "no-run":
             continue
-        commands = commands_of(text) if language == "console" else [text]
+        if language == "bash":
+            parts += [f"begin {_quoted(text.splitlines()[0])}", "set -e", text, "set +e"]
+            continue
+        commands = commands_of(text)
         until = how.removeprefix("until=") if how.startswith("until=") else ""
         for number, command in enumerate(commands, 1):
             parts.append(f"begin {_quoted(command.splitlines()[0])}")
@@ -222,6 +225,20 @@ def _end_all_of(session: int) -> list[str]:
         with suppress(subprocess.TimeoutExpired):
             subprocess.run(["sleep", "2"], timeout=5, check=False)
     return left
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```console\n$ true\n$ false\n$ true\n```\n",
+        "```bash\nfalse\ntrue\n```\n",
+        "1. In a list\n\n   ```console\n   $ false\n   ```\n",
+    ],
+)
+def test_a_command_that_fails_is_noticed(text: str, tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    assert subprocess.run(["bash", "-c", script_of(page)], capture_output=True, check=False).returncode != 0
 
 
 def test_what_is_not_run_is_known_to_be_long():

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
+from tests.conftest import TOPOLOGY, World
 
 from lightkeeper.adapters.mover_stream import StreamMover
 from lightkeeper.domain.errors import Unavailable
 from lightkeeper.steps import heal, replicate, topology, transfer
 from lightkeeper.testing.faults import CorruptingMover
-from tests.conftest import TOPOLOGY, World
 
 FILE = "/test/raw/n1.plain"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import World
 
 from lightkeeper.steps import ingest
 from lightkeeper.store import catalog, triggers
-from tests.conftest import World
 
 FILE = "/test/raw/n1.plain"
 

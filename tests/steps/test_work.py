@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.conftest import World
 
 from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.domain.errors import Conflict, Invalid, Refused
@@ -15,7 +16,6 @@ from lightkeeper.domain.fixity import fixity_of
 from lightkeeper.steps import heal, produce, report, run, transform
 from lightkeeper.store import reports, work
 from lightkeeper.store.reports import TransformationSummary
-from tests.conftest import World
 
 
 def submit(world: World, *steps: dict[str, Any], name: str = "p", open_: bool = False) -> None:

@@ -2,10 +2,10 @@
 
 import psycopg
 import pytest
+from tests.conftest import World
 
 from lightkeeper.domain.states import Replica, Transfer
 from lightkeeper.store.transitions import move, move_replicas
-from tests.conftest import World
 
 
 def transfer(world: World) -> int:

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from lightkeeper.client import Client
-from lightkeeper.instance import find
+from lightkeeper.client import Client, find
 
 pytestmark = [pytest.mark.ctapipe, pytest.mark.timeout(400)]
 MOMENTS = 20
@@ -111,7 +110,7 @@ def running(home: Path) -> Iterator[Client]:
 
 
 def start(home: Path, *arguments: str, stdout: int | None = None) -> "subprocess.Popen[bytes]":
-    """A lightkeeper command, its output in a file beside the home. Its processes carry the home in their environment."""
+    """A lightkeeper command, its output in a file beside the home. Its environment tells the home it belongs to."""
     with (home.parent / "log").open("ab") as log:
         environment = os.environ | {"LIGHTKEEPER_TEST_HOME": str(home)}
         return subprocess.Popen([*LIGHTKEEPER, *arguments], stdout=stdout or log, stderr=log, env=environment)

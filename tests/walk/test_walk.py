@@ -52,9 +52,11 @@ class Night:
 def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
     home = tmp_path_factory.mktemp("walk")
     settings = Settings(home=home, port=0, trigger_patience=1, heartbeat=1, pilot_idle=5, retry_after=0.2)
-    with Instance(settings, mover=faulty_mover(), log=make_log(settings)) as instance:
-        with Client(instance.url, (home / "run" / "operator.token").read_text()) as client:
-            yield Night(home, client)
+    with (
+        Instance(settings, mover=faulty_mover(), log=make_log(settings)) as instance,
+        Client(instance.url, (home / "run" / "operator.token").read_text()) as client,
+    ):
+        yield Night(home, client)
 
 
 @pytest.mark.feature("S0-078", "S0-122", "S0-029", "S0-031", "S0-032", "S0-033", "S0-034")
@@ -148,7 +150,6 @@ def test_9_a_merged_file_tells_its_story_back_to_the_raw_files(night: Night):
     assert steps[0]["activity"] == "ctapipe-merge"
     assert {s["activity"] for s in steps if s["depth"] == 1} == {"ctapipe-process"}
     assert all(s["lfn"].endswith(".fits.fz") for s in steps if s["depth"] == 2)
-    assert list(steps[0]["software"])[0] == "ctapipe" or "ctapipe" in steps[0]["software"]
     assert steps[0]["software"]["ctapipe"].startswith("0.28")
 
 

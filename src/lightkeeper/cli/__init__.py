@@ -26,17 +26,22 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"lightkeeper {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     home: Annotated[
         Path | None,
         typer.Option(envvar="LIGHTKEEPER_HOME", help="Folder of the instance; ~/.lightkeeper when not given."),
     ] = None,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
-    if version:
-        print(f"lightkeeper {__version__}")
-        raise typer.Exit
     use_home(home)
 
 

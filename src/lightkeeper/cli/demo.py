@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
@@ -20,8 +20,10 @@ from lightkeeper.cli.files import tell
 from lightkeeper.cli.output import AsJson, err, out, show
 from lightkeeper.cli.work import PROGRESS, report_table
 from lightkeeper.client import Client
-from lightkeeper.demo import Demo, Result, open_demo
 from lightkeeper.domain.units import readable_bytes
+
+if TYPE_CHECKING:
+    from lightkeeper.demo import Result
 
 
 def demo(
@@ -38,6 +40,8 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Show a night's walk: in, verified, copied twice, freed, processed, healed, explained."""
+    from lightkeeper.demo import Demo, open_demo  # it brings the whole server, which no other command needs
+
     chosen = home or Path(tempfile.mkdtemp(prefix="lightkeeper-demo-"))
     _write_settings(chosen)
     settings = homes.settings(chosen, port=port)
@@ -76,7 +80,7 @@ def _write_settings(home: Path) -> None:
         file.write_text(HURRY)
 
 
-def _print(result: Result, as_json: bool) -> None:
+def _print(result: "Result", as_json: bool) -> None:
     facts = result.facts
     if as_json:
         sys.stdout.write(json.dumps(facts, indent=2, default=str) + "\n")

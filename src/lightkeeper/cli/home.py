@@ -7,9 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lightkeeper.client import Client
+from lightkeeper.client import Client, find
 from lightkeeper.domain.errors import Invalid, nearest
-from lightkeeper.instance import connect
 from lightkeeper.settings import Settings
 
 _home: Path | None = None
@@ -38,5 +37,13 @@ def settings(home: Path | None = None, **given: Any) -> Settings:
 @contextmanager
 def client() -> Generator[Client]:
     """A client of the instance on that home; started for this command when none runs."""
-    with connect(settings()) as client:
+    chosen = settings()
+    running = find(chosen.home)
+    if running is not None:
+        with running:
+            yield running
+        return
+    from lightkeeper.instance import connect  # it brings the whole server: only when it is needed
+
+    with connect(chosen) as client:
         yield client

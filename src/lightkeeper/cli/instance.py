@@ -8,13 +8,15 @@ import typer
 
 from lightkeeper.cli.home import client, settings
 from lightkeeper.cli.output import AsJson, out, show
-from lightkeeper.instance import Instance, running
+from lightkeeper.client import running
 
 
 def up(
     port: Annotated[int | None, typer.Option(help="Port of the API and dashboard; 0: any free one.")] = None,
 ) -> None:
     """Run this home's database, API and worker until Ctrl-C."""
+    from lightkeeper.instance import Instance  # it brings the whole server, which no other command needs
+
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())

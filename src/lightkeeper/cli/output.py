@@ -16,8 +16,8 @@ from lightkeeper.domain.units import readable_bytes
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value, as the API returns it.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would change; change nothing.")]
 
-WIDE = 200
-"""Columns for output that goes to a file or a program."""
+WIDE = 100_000
+"""Columns for output that goes to a file or a program: nothing is wrapped there."""
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 SHORT = 24
