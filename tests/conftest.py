@@ -150,12 +150,12 @@ class World:
             content = f"content of {name}".encode()
             PosixStorage(storage, elements[storage].root).write(name, [content])
             own = {"level": 0, "night": "2030-01-02"} | meta
-            files.append(NewFile(parse_lfn(name), fixity_of([content]), own, elements[storage].storage_id, activity))
+            files.append(NewFile(parse_lfn(name), fixity_of([content]), own, elements[storage].storage_id))
         with self.ctx.db.transaction() as conn:
-            vocabulary = topology_store.vocabulary(conn)
-            catalog.name_sets(conn, files, vocabulary)
+            batch = catalog.Batch(files, topology_store.vocabulary(conn))
+            names = catalog.name(conn, batch)
         with self.ctx.db.transaction() as conn:
-            result = catalog.register(conn, files, vocabulary, produced_by)
+            result = catalog.register(conn, batch, names, activity, produced_by=produced_by)
         return {**result.added, **result.known}
 
     @property

@@ -52,7 +52,6 @@ def test_whatever_passes_stays_below_the_root(text: str):
     ("lfn", "scope"),
     [("/ctao/acada/DL0/x", "acada"), ("/ctao/user/maria/x", "user.maria"), ("/ctao/x", "root"), ("/x", "root")],
 )
-@pytest.mark.feature("S0-119")
 def test_the_scope_follows_from_the_name(lfn: str, scope: str):
     assert scope_of(Lfn(lfn)) == scope
 

@@ -67,7 +67,6 @@ def test_a_source_that_rotted_is_found_by_the_copy_and_not_spread(world: World):
     world.value("UPDATE replica SET state = 'Available' WHERE state = 'Suspect' RETURNING 1")
 
 
-@pytest.mark.feature("S0-067")
 def test_nothing_is_deleted_while_only_one_centre_can_take_copies(world: World):
     one_centre = TOPOLOGY.replace('root: "ROOT/east"', 'root: "ROOT/east", enabled: false').replace(
         'root: "ROOT/south"', 'root: "ROOT/south", enabled: false'
@@ -87,7 +86,7 @@ class Dead(StreamMover):
         raise Unavailable("the link is down")
 
 
-@pytest.mark.feature("S4-016", "S4-017", "S4-018")
+@pytest.mark.feature("S4-018")
 def test_a_dead_link_is_tried_again_until_it_is_given_up_and_nothing_is_lost(world: World):
     world.deliver(FILE)
     world.ingest()

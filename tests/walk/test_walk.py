@@ -118,7 +118,7 @@ def test_6_a_copy_that_was_corrupted_on_the_way_was_made_again(night: Night):
     assert [h for h in night.client.healed() if h["kind"] == "transfer" and "thrown away" in h["what"]]
 
 
-@pytest.mark.feature("S0-007", "S0-027", "S0-124", "S1-002", "S1-003", "S1-023", "S4-037")
+@pytest.mark.feature("S0-007", "S0-027", "S0-124", "S1-002", "S1-003", "S4-037")
 def test_7_a_production_of_two_steps_processes_the_night_and_ends_on_its_own(night: Night):
     document = (files("lightkeeper_ctao.demo") / "dl0.yaml").read_text()
     started = night.client.submit("reprocess", document, {})
@@ -130,7 +130,7 @@ def test_7_a_production_of_two_steps_processes_the_night_and_ends_on_its_own(nig
     assert second["flushes"] == 1, "the last incomplete group is flushed when the parent is complete"
 
 
-@pytest.mark.feature("S0-061", "S0-110")
+@pytest.mark.feature("S0-061")
 def test_8_the_outputs_carry_derived_metadata_and_get_their_two_copies(night: Night):
     night.until(lambda s: not (s["unsettled"] or s["transfers_waiting"] or s["transfers_running"]), 30)
     outputs = list(night.client.files({"data_level": 2}))

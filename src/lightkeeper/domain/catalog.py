@@ -1,5 +1,6 @@
 """Files, replicas, storage elements, sites, links, metadata keys."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -44,7 +45,7 @@ class MetaKey:
 class Vocabulary:
     """The registered keys; checks and normalises metadata against them."""
 
-    def __init__(self, keys: "list[MetaKey] | tuple[MetaKey, ...]") -> None:
+    def __init__(self, keys: Iterable[MetaKey]) -> None:
         self._keys = {key.name: key for key in keys}
 
     def key(self, name: str) -> MetaKey:
@@ -54,13 +55,18 @@ class Vocabulary:
         except KeyError:
             raise Invalid(f"unknown metadata key '{name}'", hint=nearest(name, self._keys)) from None
 
-    def split(self, meta: "dict[str, MetaValue]") -> "tuple[dict[str, MetaValue], dict[str, MetaValue]]":
+    def split(self, meta: Mapping[str, MetaValue]) -> tuple[dict[str, MetaValue], dict[str, MetaValue]]:
         """`meta`, checked and normalised, as (set-level values, file-level values)."""
         by_level: dict[KeyLevel, dict[str, MetaValue]] = {KeyLevel.SET: {}, KeyLevel.FILE: {}}
         for name, value in meta.items():
             key = self.key(name)
             by_level[key.level][name] = normalise(key, value)
         return by_level[KeyLevel.SET], by_level[KeyLevel.FILE]
+
+    @property
+    def file_level(self) -> frozenset[str]:
+        """Names of the keys that differ from file to file."""
+        return frozenset(key.name for key in self._keys.values() if key.level is KeyLevel.FILE)
 
     @property
     def keys(self) -> list[MetaKey]:
@@ -145,6 +151,5 @@ class NewFile:
 
     lfn: Lfn
     fixity: Fixity
-    meta: "dict[str, MetaValue]"
+    meta: Mapping[str, MetaValue]
     storage_id: int | None
-    activity_id: int

@@ -134,17 +134,18 @@ def _register(ctx: Context, good: Sequence[tuple[Claim, Product]], vocabulary: V
     """Register verified deliveries with provenance, and close them, in one transaction."""
     if not good:
         return Outcome()
-    files = [_new_file(claim, product, activity_id=0) for claim, product in good]
+    whole = catalog.Batch([_new_file(claim, product) for claim, product in good], vocabulary)
     with ctx.db.transaction() as conn:
-        catalog.name_sets(conn, files, vocabulary)
+        names = catalog.name(conn, whole)
     with ctx.db.transaction() as conn:
         ours = triggers.still_ours(conn, [claim for claim, _ in good])
         good = [(claim, product) for claim, product in good if claim.trigger_id in ours]
         activity = provenance.add_activity(
             conn, name="ingest", agent="lightkeeper", software={"lightkeeper": __version__}
         )
-        files = [_new_file(claim, product, activity) for claim, product in good]
-        result = catalog.register(conn, files, vocabulary)
+        files = [_new_file(claim, product) for claim, product in good]
+        batch = whole if len(files) == len(whole.lines) else catalog.Batch(files, vocabulary)
+        result = catalog.register(conn, batch, names, activity)
         known = result.added | result.known
         done = [(claim, file.lfn) for (claim, _), file in zip(good, files, strict=True) if file.lfn in known]
         triggers.registered(conn, [claim.trigger_id for claim, _ in done], [known[lfn] for _, lfn in done])
@@ -165,10 +166,10 @@ def _register(ctx: Context, good: Sequence[tuple[Claim, Product]], vocabulary: V
     return Outcome([claim for claim, _ in done], [(claim, reason) for claim in refused])
 
 
-def _new_file(claim: Claim, product: Product, activity_id: int) -> NewFile:
+def _new_file(claim: Claim, product: Product) -> NewFile:
     if product.lfn is None or product.fixity is None:
         raise ValueError(f"{claim.path}: a reader returned no problem, but no name or no fixity either")
-    return NewFile(product.lfn, product.fixity, dict(product.meta), claim.storage_id, activity_id)
+    return NewFile(product.lfn, product.fixity, product.meta, claim.storage_id)
 
 
 def _quarantine(ctx: Context, element: StorageElement, claim: Claim, reason: str) -> None:

@@ -220,11 +220,7 @@ def _register(
             temporary = _temporary(job.job_id, output)
             if storage.stat(temporary) is not None:
                 storage.rename(temporary, output.lfn)
-        files = [
-            NewFile(output.lfn, fixities[output.name], dict(output.meta), element.storage_id, made_by[output.name])
-            for output in recipe.outputs
-        ]
-        catalog.register(conn, files, vocabulary, produced_by=job.transformation_id)
+        catalog.register(conn, batch, names, made_by, produced_by=job.transformation_id)
         work.accepted(conn, job)
     ctx.log.info("job done", job=job.job_id, task=job.task_id, attempt=job.attempt, outputs=len(files))
 
@@ -236,9 +232,9 @@ def _record_activities(
     recipe: JobRecipe,
     activities: Sequence[RanActivity],
     input_ids: Mapping[Lfn, int],
-) -> dict[str, int]:
-    """One activity for each run that made an output, as its own log tells; returns activity ids by output name."""
-    made_by: dict[str, int] = {}
+) -> dict[Lfn, int]:
+    """One activity for each run that made an output, as its own log tells; returns activity ids by output."""
+    made_by: dict[Lfn, int] = {}
     agent = f"job {job.job_id}, attempt {job.attempt} of task {job.task_id}, at {job.site}"
     for activity in activities:
         outputs = [o for o in recipe.outputs if o.name in activity.generated]
@@ -257,11 +253,11 @@ def _record_activities(
             configuration=activity.configuration,
             used=[input_ids[lfn] for output in outputs for lfn in output.sources],
         )
-        made_by |= {output.name: activity_id for output in outputs}
+        made_by |= {output.lfn: activity_id for output in outputs}
     for output in recipe.outputs:
-        if output.name not in made_by:
+        if output.lfn not in made_by:
             ctx.log.warning("no provenance log tells of an output", job=job.job_id, output=output.name)
-            made_by[output.name] = provenance.add_activity(
+            made_by[output.lfn] = provenance.add_activity(
                 conn,
                 name=job.job_type,
                 agent=agent,

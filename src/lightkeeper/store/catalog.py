@@ -1,14 +1,14 @@
 """Files: registered in sets, found by name, by metadata, by copies."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from psycopg import Connection
 
-from lightkeeper.domain.catalog import NewFile, Vocabulary
+from lightkeeper.domain.catalog import MetaValue, NewFile, Vocabulary
 from lightkeeper.domain.names import Lfn, parse_lfn, scope_of, split_lfn
 from lightkeeper.domain.states import Replica as ReplicaState
 from lightkeeper.store.db import notify, rows
@@ -26,13 +26,62 @@ class Registered:
 
 
 # --- registration ------------------------------------------------------------------------------------------------
-def name_sets(conn: Connection, files: Sequence[NewFile], vocabulary: Vocabulary) -> None:
-    """Make the scopes, directories and metadata sets that `files` need, and match new sets with transformations and
+class Batch:
+    """Files to be registered together, checked against the vocabulary; metadata they share are held once."""
+
+    def __init__(self, files: Iterable[NewFile], vocabulary: Vocabulary) -> None:
+        """Raises Invalid for a file whose metadata are not in the vocabulary."""
+        self.directories: dict[str, str] = {}
+        """Scope by path."""
+        self.sets: dict[str, int] = {}
+        """Number in the batch by canonical text."""
+        self.lines: list[tuple[NewFile, str, str, int, str | None]] = []
+        """File, directory, name, number of its set, values of its file-level keys."""
+        file_level = vocabulary.file_level
+        known: dict[tuple[tuple[str, MetaValue], ...], int] = {}
+        for file in files:
+            directory, name = split_lfn(file.lfn)
+            if directory not in self.directories:
+                self.directories[directory] = scope_of(file.lfn)
+            own = {key: file.meta[key] for key in file_level & file.meta.keys()}
+            shared = {key: value for key, value in file.meta.items() if key not in own}
+            text = _canonical(vocabulary.split(own)[1]) if own else None
+            self.lines.append((file, directory, name, self._number(shared, vocabulary, known), text))
+
+    def _number(
+        self,
+        shared: dict[str, MetaValue],
+        vocabulary: Vocabulary,
+        known: dict[tuple[tuple[str, MetaValue], ...], int],
+    ) -> int:
+        """Files of a night say the same again and again: check and write it once."""
+        said = tuple(shared.items())
+        try:
+            return known[said]
+        except KeyError:
+            known[said] = number = self._number_of(shared, vocabulary)
+            return number
+        except TypeError:  # lists and maps cannot be remembered this way
+            return self._number_of(shared, vocabulary)
+
+    def _number_of(self, shared: dict[str, MetaValue], vocabulary: Vocabulary) -> int:
+        return self.sets.setdefault(_canonical(vocabulary.split(shared)[0]), len(self.sets))
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Ids of a batch's directories by path, and of its metadata sets by their number in the batch."""
+
+    directories: dict[str, int]
+    sets: list[int]
+
+
+def name(conn: Connection, batch: Batch) -> Names:
+    """Make the scopes, directories and metadata sets that a batch needs, and match new sets with transformations and
     policies. Run it in a short transaction of its own before `register`: other registrations may need the same
     names, and all make them in the same order, so none deadlocks."""
     conn.execute("SELECT pg_advisory_xact_lock_shared(hashtext('transformation'))")
-    directories = sorted({split_lfn(f.lfn)[0]: scope_of(f.lfn) for f in files}.items())
-    sets = sorted({_canonical(vocabulary.split(f.meta)[0]) for f in files})
+    directories = sorted(batch.directories.items())
     conn.execute(
         "INSERT INTO scope (name) SELECT DISTINCT unnest(%s::text[]) AS name ORDER BY name ON CONFLICT DO NOTHING",
         ([scope for _, scope in directories],),
@@ -67,23 +116,42 @@ def name_sets(conn: Connection, files: Sequence[NewFile], vocabulary: Vocabulary
           FROM new_set s JOIN transformation t ON s.meta @@ t.set_query
          WHERE t.state NOT IN ('New', 'Completed')
         """,
-        (sets,),
+        (list(batch.sets),),
     )
+    paths = conn.execute(
+        "SELECT path, dir_id FROM directory WHERE path = ANY(%s)", (list(batch.directories),)
+    ).fetchall()
+    sets = conn.execute(
+        """
+        SELECT set_id
+          FROM unnest(%s::jsonb[]) WITH ORDINALITY AS m (meta, number)
+          JOIN meta_set ON hash = md5(m.meta::text)::uuid
+         ORDER BY number
+        """,
+        (list(batch.sets),),
+    ).fetchall()
+    return Names(dict(paths), [set_id for (set_id,) in sets])
 
 
 def register(
-    conn: Connection, files: Sequence[NewFile], vocabulary: Vocabulary, produced_by: int | None = None
+    conn: Connection,
+    batch: Batch,
+    names: Names,
+    made_by: int | Mapping[Lfn, int],
+    *,
+    produced_by: int | None = None,
 ) -> Registered:
-    """Register `files` with metadata, provenance and their first replicas; all of it or nothing.
+    """Register a batch with metadata, provenance and first replicas; all of it or nothing.
 
-    After `name_sets`. `produced_by` is the transformation whose job made them. Idempotent: a name known with the
-    same content gets its replica and nothing else. Every file that gained a replica is compared with what it is
-    owed, and new files become inputs of the transformations that want them, in this same transaction.
+    `made_by` is the activity of all files, or of each; `produced_by` the transformation whose job made them.
+    Idempotent: a name known with the same content gets its replica and nothing else. Every file that gained a replica
+    is compared with what it is owed, and new files become inputs of the transformations that want them, in this same
+    transaction.
     """
-    _stage(conn, files, vocabulary)
+    _stage(conn, batch, names, made_by)
     conn.execute("SELECT pg_advisory_xact_lock_shared(hashtext('transformation'))")
-    _add_files(conn)
-    result = _sort_out(conn)
+    added = _add_files(conn)
+    result = _sort_out(conn, batch, added)
     _add_replicas(conn)
     _add_inputs(conn, produced_by)
     _add_counts(conn)
@@ -92,71 +160,64 @@ def register(
     return result
 
 
-def _stage(conn: Connection, files: Sequence[NewFile], vocabulary: Vocabulary) -> None:
+def _stage(conn: Connection, batch: Batch, names: Names, made_by: int | Mapping[Lfn, int]) -> None:
     conn.execute("""
         CREATE TEMP TABLE IF NOT EXISTS reg_file (
-            file_id bigint NOT NULL DEFAULT nextval('file_id_seq'), dir_id int, set_id bigint, activity_id bigint,
-            storage_id smallint, size bigint, adler32 int, known boolean NOT NULL DEFAULT false,
-            path text COLLATE "C", name text COLLATE "C", hash uuid, sha256 bytea, meta jsonb, extra jsonb)
+            file_id bigint NOT NULL DEFAULT nextval('file_id_seq'), set_id bigint, activity_id bigint, size bigint,
+            dir_id int, adler32 int, number int, storage_id smallint, known boolean NOT NULL DEFAULT false,
+            name text COLLATE "C", sha256 bytea, extra jsonb)
         ON COMMIT DELETE ROWS
     """)
     with conn.cursor().copy(
-        "COPY reg_file (path, name, meta, extra, size, sha256, adler32, storage_id, activity_id) FROM STDIN"
+        "COPY reg_file (number, dir_id, name, set_id, extra, size, sha256, adler32, storage_id, activity_id) FROM STDIN"
     ) as copy:
-        for file in files:
-            shared, own = vocabulary.split(file.meta)
-            path, name = split_lfn(file.lfn)
-            adler32 = int(file.fixity.adler32, 16)
+        for number, (file, directory, name, set_number, extra) in enumerate(batch.lines):
+            fixity = file.fixity
+            adler32 = int(fixity.adler32, 16)
             copy.write_row((
-                path,
+                number,
+                names.directories[directory],
                 name,
-                _canonical(shared),
-                _canonical(own) if own else None,
-                file.fixity.size,
-                bytes.fromhex(file.fixity.sha256),
+                names.sets[set_number],
+                extra,
+                fixity.size,
+                bytes.fromhex(fixity.sha256),
                 adler32 - (1 << 32) if adler32 >> 31 else adler32,
                 file.storage_id,
-                file.activity_id,
+                made_by if isinstance(made_by, int) else made_by[file.lfn],
             ))  # fmt: skip
-    conn.execute("""
-        UPDATE reg_file r
-           SET dir_id = d.dir_id, set_id = s.set_id
-          FROM directory d, meta_set s
-         WHERE d.path = r.path AND s.hash = md5(r.meta::text)::uuid
-    """)
 
 
-def _add_files(conn: Connection) -> None:
-    conn.execute("""
+def _add_files(conn: Connection) -> int:
+    return conn.execute("""
         INSERT INTO file (file_id, set_id, activity_id, size, dir_id, adler32, name, sha256, extra)
         SELECT file_id, set_id, activity_id, size, dir_id, adler32, name, sha256, extra
           FROM reg_file
          ORDER BY dir_id, name
         ON CONFLICT (dir_id, name) DO NOTHING
-    """)
+    """).rowcount
 
 
-def _sort_out(conn: Connection) -> Registered:
+def _sort_out(conn: Connection, batch: Batch, added: int) -> Registered:
     """Give known names their file id; drop those with another content from the batch and report them."""
     result = Registered()
-    known = conn.execute("""
-        UPDATE reg_file r
-           SET file_id = f.file_id, known = true
-          FROM file f
-         WHERE f.dir_id = r.dir_id AND f.name = r.name AND f.file_id <> r.file_id
-     RETURNING r.path || '/' || r.name, f.file_id, (r.size, r.sha256) = (f.size, f.sha256)
-    """).fetchall()
-    for lfn, file_id, same in known:
-        (result.known if same else result.conflicts)[Lfn(lfn)] = file_id
-    if result.conflicts:
-        conn.execute(
-            """
-            DELETE FROM reg_file r USING file f
-             WHERE f.file_id = r.file_id AND (f.size, f.sha256) <> (r.size, r.sha256)
-            """
-        )
-    added = conn.execute("SELECT path || '/' || name, file_id FROM reg_file WHERE NOT known").fetchall()
-    result.added = {Lfn(lfn): file_id for lfn, file_id in added}
+    if added < len(batch.lines):
+        known = conn.execute("""
+            UPDATE reg_file r
+               SET file_id = f.file_id, known = true
+              FROM file f
+             WHERE f.dir_id = r.dir_id AND f.name = r.name AND f.file_id <> r.file_id
+         RETURNING r.number, f.file_id, (r.size, r.sha256) = (f.size, f.sha256)
+        """).fetchall()
+        for number, file_id, same in known:
+            (result.known if same else result.conflicts)[batch.lines[number][0].lfn] = file_id
+        if result.conflicts:
+            conn.execute("""
+                DELETE FROM reg_file r USING file f
+                 WHERE f.file_id = r.file_id AND (f.size, f.sha256) <> (r.size, r.sha256)
+            """)
+    new = conn.execute("SELECT number, file_id FROM reg_file WHERE NOT known").fetchall()
+    result.added = {batch.lines[number][0].lfn: file_id for number, file_id in new}
     return result
 
 
@@ -220,7 +281,7 @@ def _add_counts(conn: Connection) -> None:
     """)
 
 
-def _canonical(meta: dict[str, Any]) -> str:
+def _canonical(meta: Mapping[str, Any]) -> str:
     return json.dumps(meta, sort_keys=True, separators=(",", ":"))
 
 
