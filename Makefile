@@ -27,8 +27,8 @@ test-nightly: $(READY)          ## the slower ones: power loss, long crash matri
 	$(BIN)/python -m pytest -m nightly --timeout 3600 $(ARGS)
 
 check: $(READY)                 ## style, types, imports
-	$(BIN)/ruff check src tests bench
-	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench docs
+	$(BIN)/ruff format --check src tests bench docs
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 

@@ -35,14 +35,14 @@ def run(scale: str) -> list[Measure]:
             conn.execute("INSERT INTO site (name, kind) VALUES ('A', 'data centre')")
             conn.execute("INSERT INTO storage (site_id, name, driver, root) VALUES (1, 'a', 'posix', '/')")
             activity = provenance.add_activity(conn, name="bench", agent="bench", software={})
-        batches = [list(made(start, min(BATCH, n - start), activity)) for start in range(0, n, BATCH)]
-        first = timed(database, batches, vocabulary)
-        again = timed(database, batches, vocabulary)
+        batches = [list(made(start, min(BATCH, n - start))) for start in range(0, n, BATCH)]
+        first = timed(database, batches, vocabulary, activity)
+        again = timed(database, batches, vocabulary, activity)
         with database.transaction() as conn:
             size = conn.execute(
-                "SELECT sum(pg_total_relation_size(t)) FROM unnest(ARRAY['file', 'replica', 'unsettled']::regclass[]) t"
+                "SELECT sum(pg_total_relation_size(t)) FROM unnest(ARRAY['file', 'replica']::regclass[]) t"
             ).fetchone()
-        bare = bare_copy(server.url, n)
+        bare = bare_copy(server.url)
         database.close()
     return [
         Measure("register files", n / first, "files/s", 40_000, peer="bare COPY of the same rows", peer_value=n / bare),
@@ -53,27 +53,28 @@ def run(scale: str) -> list[Measure]:
     ]
 
 
-def made(start: int, n: int, activity: int) -> Iterator[NewFile]:
+def made(start: int, n: int) -> Iterator[NewFile]:
     """Files of runs of 1000, whose 19 shared keys are those of the run."""
     for i in range(start, start + n):
         digest = hashlib.sha256(str(i).encode()).hexdigest()
         shared = {f"key{k}": f"value {k} of run {i // 1000}" for k in range(18)}
         meta = shared | {"number": i, "zenith": 20.0}
         lfn = Lfn(f"/bench/data/run{i // 1000:06d}/TEL001_SDH001_20300102T030405_{i:010d}_TEL_SHOWER_CHUNK000.fits.fz")
-        yield NewFile(lfn, Fixity(i, digest, digest[:8]), meta, 1, activity)
+        yield NewFile(lfn, Fixity(i, digest, digest[:8]), meta, 1)
 
 
-def timed(database: Database, batches: list[list[NewFile]], vocabulary: Vocabulary) -> float:
+def timed(database: Database, batches: list[list[NewFile]], vocabulary: Vocabulary, activity: int) -> float:
     begin = time.perf_counter()
     for files in batches:
+        batch = catalog.Batch(files, vocabulary)
         with database.transaction() as conn:
-            catalog.name_sets(conn, files, vocabulary)
+            names = catalog.name(conn, batch)
         with database.transaction() as conn:
-            catalog.register(conn, files, vocabulary)
+            catalog.register(conn, batch, names, activity)
     return time.perf_counter() - begin
 
 
-def bare_copy(url: str, n: int) -> float:
+def bare_copy(url: str) -> float:
     """The rows of the file table by one COPY into a table with the same three indexes."""
     with psycopg.connect(url) as conn:
         conn.execute("CREATE TABLE bare (LIKE file INCLUDING INDEXES INCLUDING DEFAULTS)")

@@ -172,7 +172,8 @@ class World:
     def value(self, query: str, *params: Any) -> Any:
         """One value straight from the database."""
         with self.ctx.db.transaction() as conn:
-            row = conn.execute(query, params or None).fetchone()
+            cursor = conn.execute(query, params or None)
+            row = cursor.fetchone() if cursor.description else None
         return row[0] if row else None
 
     def violations(self) -> list[str]:

@@ -99,6 +99,10 @@ class Client:
         body = {"name": name, "document": document, "sandbox": dict(sandbox), "open": open_}
         return self._post("productions", body)
 
+    def close_production(self, name: str) -> int:
+        """Take no more files into an open production, so that it ends; how many transformations that concerns."""
+        return self._post(f"productions/{name}/close", {})["closed"]
+
     def transformations(self, production: str | None = None) -> list[dict[str, Any]]:
         """Transformations with progress; all, or one production's."""
         return self._get("transformations", **({"production": production} if production else {}))
@@ -172,11 +176,11 @@ def find(home: Path) -> Client | None:
     where = running(home)
     if where is None:
         return None
-    client = Client(where["url"], (home / "run" / "operator.token").read_text())
     try:
+        client = Client(where["url"], (home / "run" / "operator.token").read_text())
         if client.health()["version"] == __version__:
             return client
-    except LightkeeperError:
+    except (LightkeeperError, OSError):
         pass
     return None
 

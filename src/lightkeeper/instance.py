@@ -23,7 +23,7 @@ import uvicorn
 
 from lightkeeper.api import make_api
 from lightkeeper.app import make_context
-from lightkeeper.client import Client, find
+from lightkeeper.client import Client, find, running
 from lightkeeper.context import Context, Log
 from lightkeeper.domain.errors import Conflict, Refused, Unavailable
 from lightkeeper.ports import Mover
@@ -55,7 +55,7 @@ class Instance:
 
     def _start(self, work: bool, mover: Mover | None, log: Log | None) -> None:
         run = _run_dir(self.settings.home)
-        self._stack.callback(os.close, _lock(run))
+        self._stack.callback(os.close, _lock(run, WAIT_FOR_OTHER if work else 0))
         self._stack.callback((run / "instance.json").unlink, missing_ok=True)
         url = self.settings.database_url
         if not url:
@@ -135,17 +135,24 @@ def _run_dir(home: Path) -> Path:
     return run
 
 
-def _lock(run: Path) -> int:
+def _lock(run: Path, patience: float) -> int:
+    """Hold the home. Waits up to `patience` seconds for one that holds it for a single command."""
+    deadline = time.monotonic() + patience
     lock = os.open(run / "instance.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.pread(lock, 20, 0).decode().strip() or "just starting"
-        os.close(lock)
-        raise Conflict(
-            f"Lightkeeper runs on {run.parent} already (process {owner})",
-            hint="use it: every command finds it; or stop it, or choose another --home",
-        ) from None
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            other = running(run.parent)
+            if (other and other["works"]) or time.monotonic() > deadline:
+                owner = os.pread(lock, 20, 0).decode().strip() or "just starting"
+                os.close(lock)
+                raise Conflict(
+                    f"Lightkeeper runs on {run.parent} already (process {owner})",
+                    hint="use it: every command finds it; or stop it, or choose another --home",
+                ) from None
+            time.sleep(0.1)
     os.ftruncate(lock, 0)
     os.pwrite(lock, str(os.getpid()).encode(), 0)
     return lock

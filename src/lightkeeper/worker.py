@@ -13,7 +13,7 @@ import psycopg
 
 from lightkeeper.context import Context
 from lightkeeper.domain.errors import LightkeeperError
-from lightkeeper.steps import heal, ingest, replicate, run, transfer, transform
+from lightkeeper.steps import audit, heal, ingest, replicate, run, transfer, transform
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ def duties(ctx: Context, api_url: str) -> list[Duty]:
         Duty("jobs", transform.submit_jobs, 1, ("task",)),
         Duty("pilots", lambda c: run.keep_pilots(c, api_url), 2, ("job",)),
         Duty("accept", run.accept_reported, 5),
+        Duty("recheck", audit.recheck, 30, ("recheck",)),
         Duty("abandoned", heal.release_abandoned, 2),
         Duty("heal", heal.look_after_work, 5, ("task", "input")),
     ]

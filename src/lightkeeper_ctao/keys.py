@@ -29,7 +29,7 @@ KEYS: tuple[MetaKey, ...] = (
         description="evening of the night, YYYY-MM-DD; a night begins at noon local time",
     ),
     MetaKey("sb_id", _INT, _SET, description="scheduling block"),
-    MetaKey("stream", _STRING, _SET, description="Telescope, Subarray or Trigger"),
+    MetaKey("stream", _STRING, _FILE, description="Telescope, Subarray or Trigger"),
     MetaKey("division", _STRING, _SET, description="Event, Monitoring, Service, Model, Binned or Catalog"),
     MetaKey("data_type", _STRING, _SET, description="event, monitoring or service"),
     MetaKey("category", _STRING, _SET, description="A real time, B next day, C final or reprocessed"),

@@ -199,10 +199,23 @@ def test_a_query_with_an_unknown_key_names_the_nearest_known_one(run: Run):
     assert "not JSON" in run(2, "file", "list", "data_level=0")
 
 
-def test_a_second_instance_on_the_same_home_is_refused_and_the_first_is_named(run: Run):
-    said = run(4, "up", "--port", "0")
+def test_a_second_instance_on_the_same_home_is_refused_and_the_first_is_named(tmp_path: Path):
+    settings = Settings(home=tmp_path, port=0)
+    with Instance(settings, log=make_log(settings)):
+        said = cli(tmp_path, 4, "up", "--port", "0")
     assert "runs on" in said
     assert str(os.getpid()) in said
+
+
+def test_a_storage_root_must_be_a_whole_path(run: Run, tmp_path: Path):
+    (tmp_path / "t.yaml").write_text("storages:\n  X: {site: PIC, root: some/where}\n")
+    assert "is relative" in run(2, "apply", str(tmp_path / "t.yaml"))
+
+
+def test_a_folder_or_a_binary_where_a_document_is_expected_is_named(run: Run, tmp_path: Path):
+    assert "Is a directory" in run(2, "apply", str(tmp_path))
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    assert "not a text file" in run(2, "apply", str(tmp_path / "binary"))
 
 
 def test_an_unknown_setting_names_the_nearest_known_one(tmp_path: Path):

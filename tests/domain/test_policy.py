@@ -89,6 +89,10 @@ def test_the_on_site_replica_stays_for_its_minimum_age_and_is_looked_at_again_th
 def test_a_verification_of_last_month_is_no_evidence_for_a_deletion():
     old = file(replica(ON_SITE), replica(PIC), replica(DESY, age=MAX_VERIFY_AGE + timedelta(seconds=1)))
     assert "1 of 2 data centres" in may_free(old, ON_SITE, 2, STORAGES, NOW)
+    plan = plan_copies(RAW, old, STORAGES, NOW)
+    assert plan.free == ()
+    assert plan.verify == (DESY,), "so that copy is read again, and then the site is freed"
+    assert plan.look_again is not None
 
 
 def test_a_copy_at_a_data_centre_is_never_freed_by_policy():

@@ -7,7 +7,8 @@ from tests.conftest import TOPOLOGY, World
 
 from lightkeeper.adapters.mover_stream import StreamMover
 from lightkeeper.domain.errors import Unavailable
-from lightkeeper.steps import heal, replicate, topology, transfer
+from lightkeeper.steps import audit, heal, replicate, report, topology, transfer
+from lightkeeper.store import catalog
 from lightkeeper.testing.faults import CorruptingMover
 
 FILE = "/test/raw/n1.plain"
@@ -64,7 +65,40 @@ def test_a_source_that_rotted_is_found_by_the_copy_and_not_spread(world: World):
     assert len(world.copies(names[1])) == 2
     assert any(v.startswith("I1") for v in world.violations())
     rotten.write_bytes(f"content of {names[0]}".encode())
-    world.value("UPDATE replica SET state = 'Available' WHERE state = 'Suspect' RETURNING 1")
+    audit.recheck(world.ctx)
+    world.settle()
+    assert len(world.copies(names[0])) == 2, "read again and in order, it is copied after all"
+
+
+def test_a_copy_that_rotted_is_given_up_and_made_again_in_its_place_from_a_good_one(world: World):
+    world.register(FILE, storage="north")
+    world.settle()
+    (other,) = set(world.copies(FILE)) - {"north"}
+    (world.root / other / FILE.lstrip("/")).write_bytes(b"rotten")
+    elements = {s.name: s.storage_id for s in world.storages}
+    with world.ctx.db.transaction() as conn:
+        (file_id,) = conn.execute("SELECT file_id FROM file").fetchone() or (0,)
+        catalog.recheck(conn, [(file_id, elements[other])])
+    audit.recheck(world.ctx)
+    assert world.copies(FILE)[other] == "Lost"
+    world.settle()
+    assert sorted(world.copies(FILE).values())[:2] == ["Available", "Available"]
+    assert "given up" in world.value("SELECT what FROM remedy WHERE kind = 'file'")
+
+
+def test_copies_read_back_weeks_ago_are_read_again_before_the_site_is_freed(world: World):
+    world.deliver(FILE)
+    world.ingest()
+    for _ in range(2):
+        replicate.settle(world.ctx)
+        transfer.carry_out(world.ctx)
+    world.value("UPDATE replica SET verified_at = now() - interval '30 days', written_at = now() - interval '40 days'")
+    replicate.settle(world.ctx)
+    assert world.value("SELECT count(*) FROM intent") == 0
+    assert audit.recheck(world.ctx) == 2
+    world.settle()
+    assert "mountain" not in world.copies(FILE)
+    assert report.why_file(world.ctx, FILE).blocked == ""
 
 
 def test_nothing_is_deleted_while_only_one_centre_can_take_copies(world: World):
@@ -76,6 +110,7 @@ def test_nothing_is_deleted_while_only_one_centre_can_take_copies(world: World):
     world.ingest()
     world.settle()
     assert world.copies(FILE) == {"mountain": "Available", "north": "Available"}
+    assert "only 1 can hold one" in report.why_file(world.ctx, FILE).blocked
     topology.apply(world.ctx, TOPOLOGY.replace("ROOT", str(world.root)))
     world.settle()
     assert "mountain" not in world.copies(FILE), "when the centres are back it goes on by itself"
@@ -140,6 +175,7 @@ def test_a_crash_between_unlink_and_commit_ends_in_the_same_state(world: World, 
     assert world.copies(FILE)["mountain"] == "Deleting", "it must not count as a copy"
     world.settle()
     assert "mountain" not in world.copies(FILE)
+    assert report.why_file(world.ctx, FILE).blocked == ""
     assert world.value("SELECT state::text FROM intent") == "Done"
 
 

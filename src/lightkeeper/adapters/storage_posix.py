@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 from uuid import uuid4
 
-from lightkeeper.domain.errors import Corrupt, LightkeeperError, NotFound, Refused, Unavailable
+from lightkeeper.domain.errors import Corrupt, Invalid, LightkeeperError, NotFound, Refused, Unavailable
 from lightkeeper.domain.names import MAX_PART, printable
 from lightkeeper.ports import Entry
 
@@ -48,7 +48,9 @@ class PosixStorage:
 
     def __init__(self, name: str, root: str | Path) -> None:
         self.name = name
-        self.root = Path(root).absolute()
+        self.root = Path(root)
+        if not self.root.is_absolute():
+            raise Invalid(f"the root of storage {name}, '{root}', is relative", hint="write the whole path, from /")
 
     # --- files -------------------------------------------------------------------------------------------
     def open(self, path: str) -> BinaryIO:

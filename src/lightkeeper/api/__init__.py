@@ -137,6 +137,10 @@ def make_api(ctx: Context, token: str) -> FastAPI:
                 "transformations": [asdict(t) for t in reports.transformations(conn, name)],
             }
 
+    @app.post("/api/v1/productions/{name}/close", dependencies=[Depends(operator)])
+    def close(name: str) -> dict[str, int]:  # pyright: ignore[reportUnusedFunction]
+        return {"closed": produce.close(ctx, name)}
+
     @app.get("/api/v1/transformations")
     def transformations(production: str | None = None) -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
         with ctx.db.transaction() as conn:

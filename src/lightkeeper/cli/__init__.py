@@ -63,3 +63,7 @@ def main() -> None:
         sys.exit(1)
     except FileNotFoundError as error:
         sys.exit(fail(Invalid(f"there is no file {error.filename}")))
+    except UnicodeDecodeError as error:
+        sys.exit(fail(Invalid(f"this is not a text file: {error}")))
+    except OSError as error:
+        sys.exit(fail(Invalid(f"{error.filename}: {error.strerror}")))

@@ -77,6 +77,8 @@ def tell(story: dict[str, Any]) -> None:
         )
     for transfer in story["under_way"]:
         out.print(f"  copy to {transfer['target']}: {transfer['state']} {transfer['error'] or ''}")
+    if story["blocked"]:
+        out.print(f"  [yellow]waits:[/] {story['blocked']}")
     steps = {step["file_id"]: step for step in story["made_from"]}
     out.print(_tree(of["file_id"], steps, None), soft_wrap=True)
 

@@ -49,6 +49,17 @@ def validate(
         _show_plan(api.plan(document, sandbox), as_json)
 
 
+@production.command("close")
+def close(name: Annotated[str, typer.Argument(help="Name of a production.")], as_json: AsJson = False) -> None:
+    """Take no more files into an open production, so that it ends when its work is done."""
+    with client() as api:
+        closed = api.close_production(name)
+    if as_json:
+        show({"closed": closed}, as_json=True)
+    else:
+        out.print(f"{closed} transformations take no more files" if closed else "it was not open")
+
+
 @production.command("list")
 def productions(as_json: AsJson = False) -> None:
     """List productions."""

@@ -141,7 +141,7 @@ class Replica:
 
     storage_id: int
     state: ReplicaState
-    verified_at: datetime | None
+    verified_at: datetime
     state_since: datetime
 
 

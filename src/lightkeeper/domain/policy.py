@@ -43,10 +43,12 @@ class FileCopies:
 
 @dataclass(frozen=True, slots=True)
 class CopyPlan:
-    """What to do for one file. `look_again` when only time is missing; `blocked` says why a copy cannot be made."""
+    """What to do for one file. `verify`: copies that were read back too long ago to be evidence. `look_again` when only
+    time is missing; `blocked` says why a copy cannot be made."""
 
     copy_to: tuple[int, ...] = ()
     free: tuple[int, ...] = ()
+    verify: tuple[int, ...] = ()
     look_again: datetime | None = None
     blocked: str = ""
 
@@ -106,8 +108,7 @@ def may_free(
         and r.storage_id != storage_id
         and storages[r.storage_id].enabled
         and storages[r.storage_id].site_kind is SiteKind.DATA_CENTRE
-        and r.verified_at is not None
-        and now - r.verified_at <= MAX_VERIFY_AGE
+        and not _is_old(r, now)
     }
     if storages[storage_id].site_kind is not SiteKind.OBSERVATORY:
         return f"{storages[storage_id].name} is not at an observatory"
@@ -120,6 +121,7 @@ def _free(policy: Policy, file: FileCopies, storages: Mapping[int, StorageElemen
     if not policy.free_on_site:
         return CopyPlan()
     freeable: list[int] = []
+    old: tuple[int, ...] = ()
     look_again: datetime | None = None
     for replica in file.replicas:
         if (
@@ -133,12 +135,17 @@ def _free(policy: Policy, file: FileCopies, storages: Mapping[int, StorageElemen
         elif not may_free(file, replica.storage_id, policy.copies, storages, now):
             freeable.append(replica.storage_id)
         else:
+            old = tuple(r.storage_id for r in file.replicas if _counts(r, policy, storages) and _is_old(r, now))
             look_again = now + timedelta(minutes=1)
-    return CopyPlan(free=tuple(freeable), look_again=look_again)
+    return CopyPlan(free=tuple(freeable), verify=old, look_again=look_again)
 
 
 def _is_ok(replica: Replica) -> bool:
-    return replica.state is ReplicaState.AVAILABLE and replica.verified_at is not None
+    return replica.state is ReplicaState.AVAILABLE
+
+
+def _is_old(replica: Replica, now: datetime) -> bool:
+    return now - replica.verified_at > MAX_VERIFY_AGE
 
 
 def _counts(replica: Replica, policy: Policy, storages: Mapping[int, StorageElement]) -> bool:

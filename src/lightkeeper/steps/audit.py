@@ -1,7 +1,7 @@
-"""Step 7: the promises are checked: every invariant in the database, and the catalogue against the storages.
+"""Step 7: copies are read again, and the promises are checked.
 
-Before: everything else.    After: heal.py remedies, or a person is told.
-Called by the API for `lightkeeper fsck`; it only reads.
+Before: transfer.py and run.py made copies, or found one suspect.    After: replicate.py makes new ones of what is lost.
+Worker: recheck every 30 s and when woken. Called by the API: fsck, which only reads. Safe to run twice.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ from lightkeeper.context import Context
 from lightkeeper.domain.catalog import StorageElement
 from lightkeeper.domain.errors import LightkeeperError
 from lightkeeper.domain.fixity import chunks_of, fixity_of
-from lightkeeper.store import catalog, invariants, topology
+from lightkeeper.domain.states import Replica
+from lightkeeper.store import catalog, invariants, topology, transfers, transitions
 from lightkeeper.store.catalog import Stored
 from lightkeeper.store.invariants import Violation
 
@@ -26,6 +27,31 @@ class Fsck:
     invariants: int
     replicas_checked: int
     bytes_read: int
+
+
+def recheck(ctx: Context) -> int:
+    """Read again the copies that are suspect, and those whose last reading is too old for a decision that waits.
+
+    What reads as the catalogue says counts again; what does not is Lost, and a copy is made in its place.
+    """
+    with ctx.db.transaction() as conn:
+        copies = catalog.take_recheck(conn, limit=20)
+        elements = {s.storage_id: s for s in topology.storages(conn)}
+    for copy in copies:
+        element, replica = elements[copy.storage_id], (copy.file_id, copy.storage_id)
+        fault = _fault(ctx, element, copy, read_bytes=True)
+        with ctx.db.transaction() as conn:
+            if fault:
+                transitions.move_replicas(conn, [replica], Replica.AVAILABLE, Replica.SUSPECT, fault)
+                if transitions.move_replicas(conn, [replica], Replica.SUSPECT, Replica.LOST, fault):
+                    what = f"its copy at {element.name} is given up; another is made while one is left"
+                    transitions.remedied(conn, "file", [copy.file_id], what, fault)
+            else:
+                catalog.verified_again(conn, replica)
+                transitions.move_replicas(conn, [replica], Replica.SUSPECT, Replica.AVAILABLE, "read again, in order")
+            transfers.unsettle(conn, [copy.file_id])
+        ctx.log.info("read again", file=copy.path, at=element.name, fault=fault)
+    return len(copies)
 
 
 def fsck(ctx: Context, *, read_bytes: bool = False) -> Fsck:

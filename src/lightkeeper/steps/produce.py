@@ -67,6 +67,14 @@ def submit(ctx: Context, name: str, document: str, sandbox: Mapping[str, bytes],
     return name
 
 
+def close(ctx: Context, name: str) -> int:
+    """Take no more files into an open production, so that it ends; returns how many transformations that concerns."""
+    with ctx.db.transaction() as conn:
+        if work.production(conn, name) is None:
+            raise NotFound(f"there is no production '{name}'", hint="lightkeeper production list")
+        return work.close(conn, name)
+
+
 def _same(known: work.ProductionRow, document: str) -> str:
     if known.document == document:
         return known.name

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from lightkeeper.context import Context
 from lightkeeper.domain.policy import CopyPlan, plan_copies
-from lightkeeper.store import db, topology, transfers
+from lightkeeper.store import catalog, db, topology, transfers
 
 BATCH = 2000
 BLOCKED_WAIT = timedelta(minutes=1)
@@ -39,6 +39,7 @@ def settle(ctx: Context) -> int:
                 if not transfers.in_use(conn, file.file_id, storage_id):
                     why = f"policy {policy.name}: {policy.copies} verified copies at distinct data centres"
                     transfers.add_intent(conn, file, storage_id, policy.policy_id, "replicate", why)
+        catalog.recheck(conn, [(file.file_id, storage_id) for file, _, plan in plans for storage_id in plan.verify])
         transfers.look_again(conn, [(file.file_id, due) for file, _, plan in plans if (due := _due(plan, now))])
     blocked = {plan.blocked for _, _, plan in plans if plan.blocked}
     for reason in blocked:

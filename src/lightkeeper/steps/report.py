@@ -9,27 +9,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightkeeper.context import Context
-from lightkeeper.domain.catalog import KeyLevel
+from lightkeeper.domain.catalog import KeyLevel, SiteKind
 from lightkeeper.domain.errors import Invalid, NotFound
 from lightkeeper.domain.healing import remedy
 from lightkeeper.domain.names import parse_lfn
+from lightkeeper.domain.policy import may_free, plan_copies
 from lightkeeper.domain.query import Query
 from lightkeeper.domain.report import ReportRow, transformation_report
 from lightkeeper.domain.states import Transformation
-from lightkeeper.store import catalog, invariants, provenance, reports, topology, work
+from lightkeeper.store import catalog, db, invariants, provenance, reports, topology, transfers, work
 from lightkeeper.store.catalog import FileRow, ReplicaRow
+from lightkeeper.store.db import Connection
 from lightkeeper.store.provenance import Step
 from lightkeeper.store.reports import Healed, Totals, TransformationSummary, Waiting
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """A file's story: what it is, where its copies lie, what is still to come, and how it came to be."""
+    """A file's story: what it is, where its copies lie, what is still to come or why it cannot, how it came to be."""
 
     file: FileRow
     replicas: list[ReplicaRow]
     policy: str | None
     under_way: list[Waiting]
+    blocked: str
     made_from: list[Step]
 
 
@@ -48,8 +51,26 @@ def why_file(ctx: Context, lfn: str) -> Story:
             replicas=catalog.replicas_of(conn, [file.file_id]),
             policy=reports.policy_of(conn, file.file_id),
             under_way=reports.transfers_of(conn, [file.file_id]),
+            blocked=_what_blocks(conn, file.file_id),
             made_from=provenance.ancestry(conn, file.file_id),
         )
+
+
+def _what_blocks(conn: Connection, file_id: int) -> str:
+    """Why a copy that is owed cannot be made, or the on-site replica not be freed, now; empty when nothing is owed."""
+    storages = {s.storage_id: s for s in topology.storages(conn)}
+    policies = {p.policy_id: p for p in topology.policies(conn)}
+    ((copies, policy_id),) = transfers.copies_of(conn, [file_id])
+    if policy_id is None:
+        return ""
+    now = db.now(conn)
+    plan = plan_copies(policies[policy_id], copies, storages, now)
+    on_site = [r for r in copies.replicas if storages[r.storage_id].site_kind is SiteKind.OBSERVATORY]
+    if plan.blocked or not policies[policy_id].free_on_site or plan.free or not on_site:
+        return plan.blocked
+    if plan.look_again and plan.look_again > now and not plan.verify:
+        return f"on site until {plan.look_again:%Y-%m-%d %H:%M} UTC, its minimum age"
+    return f"on site: {may_free(copies, on_site[0].storage_id, policies[policy_id].copies, storages, now)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,7 @@ def finish(ctx: Context, pilot: PilotRow, job_id: int, report: Mapping[str, Any]
         kept = {key: report[key] for key in ("storage", "outputs", "provenance")}
         if not work.reported(conn, job_id, pilot.pilot_id, kept):
             raise Refused(f"job {job_id} is not this pilot's any more")
-        _suspect(conn, report["bad_replicas"])
+        _suspect(conn, job_id, report["bad_replicas"])
     accept(ctx, job_id)
 
 
@@ -117,7 +117,7 @@ def report_failure(ctx: Context, pilot: PilotRow, job_id: int, report: Mapping[s
         if job_id not in work.jobs_on_pilots(conn, [pilot.pilot_id]):
             raise Refused(f"job {job_id} is not this pilot's any more")
         work.put_log(conn, job_id, _tail(str(report.get("log", ""))))
-        _suspect(conn, report["bad_replicas"])
+        _suspect(conn, job_id, report["bad_replicas"])
     fail(ctx, job_id, report["minor_status"], report["application_status"], report.get("exit_code"))
 
 
@@ -127,10 +127,11 @@ def goodbye(ctx: Context, pilot: PilotRow) -> None:
         transitions.move(conn, [pilot.pilot_id], Pilot.RUNNING, Pilot.ENDED)
 
 
-def _suspect(conn: db.Connection, bad_replicas: Sequence[Mapping[str, str]]) -> None:
+def _suspect(conn: db.Connection, job_id: int, bad_replicas: Sequence[Mapping[str, str]]) -> None:
+    """Copies of the job's own inputs that its pilot could not read count no more until they are audited."""
     if not bad_replicas:
         return
-    ids = {file.lfn: file.file_id for file in catalog.files_by_lfn(conn, [bad["lfn"] for bad in bad_replicas])}
+    ids = {file.lfn: file.file_id for file in catalog.files_by_id(conn, work.inputs_of_job(conn, job_id))}
     storages = {s.name: s.storage_id for s in topology.storages(conn)}
     for bad in bad_replicas:
         if bad["lfn"] in ids and bad["storage"] in storages:
@@ -202,12 +203,10 @@ def _register(
     storage = ctx.storage(element)
     with ctx.db.transaction() as conn:
         vocabulary = topology.vocabulary(conn)
-    drafts = [
-        NewFile(output.lfn, fixities[output.name], dict(output.meta), element.storage_id, 0)
-        for output in recipe.outputs
-    ]
+    files = [NewFile(o.lfn, fixities[o.name], o.meta, element.storage_id) for o in recipe.outputs]
+    batch = catalog.Batch(files, vocabulary)
     with ctx.db.transaction() as conn:
-        catalog.name_sets(conn, drafts, vocabulary)
+        names = catalog.name(conn, batch)
     with ctx.db.transaction() as conn:
         current = work.completing_job(conn, job.job_id)
         if current is None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg import Connection
 
@@ -13,6 +13,16 @@ from lightkeeper.domain.names import Lfn, parse_lfn, scope_of, split_lfn
 from lightkeeper.domain.states import Replica as ReplicaState
 from lightkeeper.store.db import notify, rows
 from lightkeeper.store.transitions import move_replicas
+
+
+class Line(NamedTuple):
+    """One file of a batch: where it goes, the number of its metadata set, and the values of its file-level keys."""
+
+    file: NewFile
+    directory: str
+    name: str
+    set_number: int
+    extra: str | None
 
 
 @dataclass(slots=True)
@@ -35,8 +45,7 @@ class Batch:
         """Scope by path."""
         self.sets: dict[str, int] = {}
         """Number in the batch by canonical text."""
-        self.lines: list[tuple[NewFile, str, str, int, str | None]] = []
-        """File, directory, name, number of its set, values of its file-level keys."""
+        self.lines: list[Line] = []
         file_level = vocabulary.file_level
         known: dict[tuple[tuple[str, MetaValue], ...], int] = {}
         for file in files:
@@ -46,7 +55,7 @@ class Batch:
             own = {key: file.meta[key] for key in file_level & file.meta.keys()}
             shared = {key: value for key, value in file.meta.items() if key not in own}
             text = _canonical(vocabulary.split(own)[1]) if own else None
-            self.lines.append((file, directory, name, self._number(shared, vocabulary, known), text))
+            self.lines.append(Line(file, directory, name, self._number(shared, vocabulary, known), text))
 
     def _number(
         self,
@@ -210,14 +219,14 @@ def _sort_out(conn: Connection, batch: Batch, added: int) -> Registered:
          RETURNING r.number, f.file_id, (r.size, r.sha256) = (f.size, f.sha256)
         """).fetchall()
         for number, file_id, same in known:
-            (result.known if same else result.conflicts)[batch.lines[number][0].lfn] = file_id
+            (result.known if same else result.conflicts)[batch.lines[int(number)].file.lfn] = file_id
         if result.conflicts:
             conn.execute("""
                 DELETE FROM reg_file r USING file f
                  WHERE f.file_id = r.file_id AND (f.size, f.sha256) <> (r.size, r.sha256)
             """)
     new = conn.execute("SELECT number, file_id FROM reg_file WHERE NOT known").fetchall()
-    result.added = {batch.lines[number][0].lfn: file_id for number, file_id in new}
+    result.added = {batch.lines[int(number)].file.lfn: file_id for number, file_id in new}
     return result
 
 
@@ -409,6 +418,51 @@ class Stored:
     path: str
     size: int
     sha256: str
+
+
+def recheck(conn: Connection, replicas: Sequence[tuple[int, int]]) -> None:
+    """Have these copies, named by (file, storage), read again soon."""
+    conn.execute(
+        """
+        INSERT INTO recheck (file_id, storage_id)
+        SELECT * FROM unnest(%s::bigint[], %s::smallint[])
+        ON CONFLICT DO NOTHING
+        """,
+        ([file_id for file_id, _ in replicas], [storage_id for _, storage_id in replicas]),
+    )
+    notify(conn, "recheck")
+
+
+def take_recheck(conn: Connection, limit: int) -> list[Stored]:
+    """Copies to be read again now: those asked for, taken off the list, and every Suspect one."""
+    return rows(
+        conn,
+        Stored,
+        """
+        WITH asked AS (
+            DELETE FROM recheck
+             WHERE (file_id, storage_id) IN (
+                   SELECT file_id, storage_id FROM recheck LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+            RETURNING file_id, storage_id),
+        suspect AS (
+            SELECT file_id, storage_id FROM replica WHERE state = 'Suspect' LIMIT %(limit)s)
+        SELECT r.file_id, r.storage_id, d.path || '/' || f.name AS path, f.size, encode(f.sha256, 'hex') AS sha256
+          FROM (SELECT * FROM asked UNION SELECT * FROM suspect) w
+          JOIN replica r USING (file_id, storage_id)
+          JOIN storage s USING (storage_id)
+          JOIN file f USING (file_id)
+          JOIN directory d USING (dir_id)
+         WHERE s.enabled
+        """,
+        limit=limit,
+    )
+
+
+def verified_again(conn: Connection, replica: tuple[int, int]) -> None:
+    """An Available copy was read back now and is in order."""
+    conn.execute(
+        "UPDATE replica SET verified_at = now() WHERE file_id = %s AND storage_id = %s AND state = 'Available'", replica
+    )
 
 
 def available_on(conn: Connection, storage_id: int, after: int, limit: int) -> list[Stored]:

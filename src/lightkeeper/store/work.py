@@ -337,6 +337,25 @@ def inputs_of_task(conn: Connection, task_id: int) -> list[int]:
     return values(conn, "SELECT file_id FROM task_input WHERE task_id = %(id)s ORDER BY file_id", id=task_id)
 
 
+def inputs_of_job(conn: Connection, job_id: int) -> list[int]:
+    """File ids of the inputs of a job's task."""
+    return values(conn, "SELECT file_id FROM job JOIN task_input USING (task_id) WHERE job_id = %(id)s", id=job_id)
+
+
+def close(conn: Connection, production: str) -> int:
+    """Take no more files into the production's open transformations, so that they can end; returns how many."""
+    closed = conn.execute(
+        """
+        UPDATE transformation t SET open = false
+          FROM production p
+         WHERE p.production_id = t.production_id AND p.name = %s AND t.open
+        """,
+        (production,),
+    ).rowcount
+    notify(conn, "task")
+    return closed
+
+
 def alive(conn: Connection, pilot_id: int, statuses: Mapping[int, str]) -> list[int]:
     """A pilot and its jobs are alive; `statuses` are their minor statuses. Returns the jobs that are its no more."""
     conn.execute("UPDATE pilot SET seen = now() WHERE pilot_id = %s", (pilot_id,))

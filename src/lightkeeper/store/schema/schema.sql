@@ -156,6 +156,13 @@ CREATE TABLE replica (
 ) WITH (fillfactor = 90);
 CREATE INDEX replica_odd ON replica (storage_id, state, file_id) WHERE state <> 'Available';
 
+-- Copies to be read again soon, because a decision waits for it. Suspect ones are, without being here.
+CREATE TABLE recheck (
+    file_id    bigint NOT NULL,
+    storage_id smallint NOT NULL,
+    PRIMARY KEY (file_id, storage_id)
+);
+
 -- The copies that count for preservation (RELIABILITY: ok(r)) with the data centre that holds them.
 CREATE VIEW verified_copy AS
 SELECT r.file_id, r.storage_id, s.site_id, r.verified_at
