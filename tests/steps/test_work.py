@@ -407,3 +407,15 @@ def test_leases_and_ages_are_those_of_the_database_clock(world: World):
     with world.ctx.db.transaction() as conn:
         assert work.silent_jobs(conn, timedelta(seconds=30)) == []
     hands.finish(job)
+
+
+def test_what_rests_too_long_in_a_passing_state_is_told(world: World):
+    hands = one_task(world)
+    with world.ctx.db.transaction() as conn:
+        assert reports.overdue(conn) == []
+    assert hands.claim()
+    world.value("UPDATE job SET state = 'Completing', state_since = now() - interval '3 hours'")
+    with world.ctx.db.transaction() as conn:
+        (late,) = reports.overdue(conn)
+    assert (late.kind, late.state, late.rows) == ("job", "Completing", 1)
+    assert late.longest >= timedelta(hours=3)

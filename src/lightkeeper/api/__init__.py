@@ -76,7 +76,7 @@ def make_api(ctx: Context, token: str) -> FastAPI:
     @app.get("/api/v1/status")
     def status() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         with ctx.db.transaction() as conn:
-            return asdict(reports.totals(conn))
+            return asdict(reports.totals(conn)) | {"overdue": [asdict(o) for o in reports.overdue(conn)]}
 
     # --- topology
     @app.post("/api/v1/topology", dependencies=[Depends(operator)])

@@ -32,7 +32,9 @@ def status(as_json: AsJson = False) -> None:
     runs = running(settings().home)
     with client() as api:
         totals = api.status()
-    show({"running": runs, **totals} if as_json else {"running": _in_words(runs), **totals}, as_json=as_json)
+    late = [f"{o['rows']} {o['kind']}s {o['state']} too long" for o in totals["overdue"]]
+    in_words = {"running": _in_words(runs)} | totals | {"overdue": late}
+    show({"running": runs} | totals if as_json else in_words, as_json=as_json)
 
 
 def _in_words(runs: dict[str, object] | None) -> str:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from psycopg import Connection
+from psycopg.sql import SQL, Identifier
 
 from lightkeeper.domain.report import JobGroup
-from lightkeeper.domain.states import Production, Transformation
+from lightkeeper.domain.states import REST, Production, Transformation
 from lightkeeper.store.db import rows, value
 
 
@@ -63,6 +64,31 @@ def totals(conn: Connection) -> Totals:
                (SELECT count(*) FROM pilot WHERE state IN ('Submitted', 'Running')) AS pilots
         """,
     )[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """Rows that rest in a passing state longer than they should."""
+
+    kind: str
+    state: str
+    rows: int
+    longest: timedelta
+
+
+def overdue(conn: Connection) -> list[Overdue]:
+    """What has rested too long, by the table of states (`domain/states.py: REST`)."""
+    found: list[Overdue] = []
+    for kind, rests in REST.items():
+        for state, rest in rests.items():
+            table = kind.__name__.lower()
+            query = SQL(
+                "SELECT count(*), max(now() - state_since) FROM {} WHERE state = %s AND state_since < now() - %s"
+            )
+            row = conn.execute(query.format(Identifier(table)), (str(state), rest)).fetchone()
+            if row and row[0]:
+                found.append(Overdue(table, str(state), row[0], row[1]))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from lightkeeper.store.reports import (
     Healed,
     Link,
     Night,
+    Overdue,
     ProductionSummary,
     Quarantined,
     StorageUse,
@@ -110,9 +111,10 @@ def look(ctx: Context) -> Overview:
         refused = reports.quarantine(conn, limit=REFUSED)
         elements = topology.storages(conn)
         policies = topology.policies(conn)
+        overdue = reports.overdue(conn)
     return Overview(
         at=at,
-        verdict=judge(totals, nights, transformations, policies, elements),
+        verdict=judge(totals, nights, transformations, policies, elements, overdue),
         now=what_runs(totals),
         totals=totals,
         embedded_database=not ctx.settings.database_url,
@@ -139,12 +141,13 @@ def judge(
     transformations: Sequence[TransformationSummary],
     policies: Sequence[Policy],
     storages: Sequence[StorageElement],
+    overdue: Sequence[Overdue] = (),
 ) -> Verdict:
     """Whether all is well, or what needs a person. A refused delivery is kept safe and told of: it wakes nobody."""
     if not storages:
         return Verdict("empty", "There is nothing to look after yet.")
     failed = [t for t in transformations if t.failed and t.status is not Transformation.COMPLETED]
-    needs = [*_failed_work(failed), *_stuck_copies(totals, nights, policies, storages)]
+    needs = [*_failed_work(failed), *_stuck_copies(totals, nights, policies, storages), *_resting(overdue)]
     if needs:
         look_with = tuple(f"lightkeeper transformation report {t.id}" for t in failed[:SAID])
         return Verdict("person", f"A person is needed: {'; '.join(needs)}.", look_with)
@@ -175,6 +178,10 @@ def _stuck_copies(
         have, them = ("has", "it") if owed == 1 else ("have", "them")
         told.append(f"{count(owed, 'file')} {have} too few copies, and none of {them} is under way")
     return told
+
+
+def _resting(overdue: Sequence[Overdue]) -> list[str]:
+    return [f"{count(o.rows, o.kind)} {o.state} for up to {o.longest.total_seconds() / 3600:.1f} h" for o in overdue]
 
 
 def _blocked(policy: Policy, storages: Sequence[StorageElement]) -> str:

@@ -4,6 +4,8 @@ A new database is made from `schema.sql` at once and counts every migration as a
 Migrations only go forward and are never edited once released.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from hashlib import sha256
 from importlib.resources import files
 from typing import LiteralString, cast
@@ -11,7 +13,7 @@ from typing import LiteralString, cast
 import psycopg
 from psycopg import Connection
 
-from lightkeeper.domain.errors import Conflict
+from lightkeeper.domain.errors import Conflict, Unavailable
 from lightkeeper.domain.states import MOVES
 
 _HERE = files(__name__)
@@ -20,7 +22,7 @@ _HERE = files(__name__)
 def migrate(url: str) -> list[str]:
     """Bring the database at `url` to this program's schema; return the migrations applied now. Safe to run at once
     from several programs."""
-    with psycopg.connect(url) as conn:
+    with _connected(url) as conn:
         conn.execute("SELECT pg_advisory_xact_lock(hashtext('lightkeeper schema'))")
         conn.execute(
             "CREATE TABLE IF NOT EXISTS migration "
@@ -40,6 +42,19 @@ def migrate(url: str) -> list[str]:
             conn.execute("INSERT INTO migration (name, sha256) VALUES (%s, %s)", (name, _digest(known[name])))
         _load_moves(conn)
     return list(fresh)
+
+
+@contextmanager
+def _connected(url: str) -> Generator[Connection]:
+    try:
+        conn = psycopg.connect(url)
+    except psycopg.OperationalError as error:
+        raise Unavailable(
+            f"the database does not answer: {' '.join(str(error).split())}",
+            hint="check database_url, and that the server is running",
+        ) from error
+    with conn:
+        yield conn
 
 
 def migrate_stepwise(conn: Connection) -> None:
