@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
 from lightkeeper.cli import home as homes
 from lightkeeper.cli.files import tell
-from lightkeeper.cli.output import AsJson, err, out, show
+from lightkeeper.cli.output import AsJson, elided, err, out, show
 from lightkeeper.cli.work import PROGRESS, report_table
 from lightkeeper.client import Client
 from lightkeeper.domain.units import readable_bytes
@@ -95,7 +96,7 @@ def _print(result: "Result", as_json: bool) -> None:
     out.print("\n[bold]Healed on the way, without a person[/]")
     show(facts["healed"], as_json=False, columns=("at", "what", "why"), empty="nothing")
     out.print("\n[bold]Refused, never registered[/]")
-    refused = [{"file": q["path"].rpartition("/")[2], "reason": q["reason"]} for q in facts["quarantine"]]
+    refused = [{"file": elided(q["path"].rpartition("/")[2]), "reason": q["reason"]} for q in facts["quarantine"]]
     show(refused, as_json=False, columns=("file", "reason"), empty="nothing")
     out.print()
     show(
@@ -151,16 +152,20 @@ class _Display:
 
 
 def _numbers(status: Mapping[str, Any]) -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
-    waiting = status["transfers_waiting"] + status["transfers_running"]
-    table.add_row("deliveries", f"{status['files_ingested']} registered, {status['triggers_open']} to verify, "
-                  f"{status['files_quarantined']} refused")  # fmt: skip
-    table.add_row("copies", f"{status['replicas_verified']} verified at data centres, {waiting} under way")
-    table.add_row("on site", f"{status['onsite_freed']} freed")
-    table.add_row(
-        "jobs",
-        f"{status['jobs_running']} running, {status['jobs_waiting']} waiting, {status['pilots']} pilots",
-    )
+    """What comes in, is copied, freed and done, each with a bar of how far it is."""
+    came, copying = status["files_ingested"], status["transfers_waiting"] + status["transfers_running"]
+    verified, freed, done = status["replicas_verified"], status["onsite_freed"], status["tasks_done"]
+    refused, open_ = status["files_quarantined"], status["triggers_open"]
+    table = Table.grid(padding=(0, 2))
+    rows = [
+        ("verified and catalogued", came + refused, open_, f"{came} registered, {refused} refused"),
+        ("copied to data centres", verified, copying, f"{verified} copies read back"),
+        ("freed on site", freed, came - freed, f"{freed} files"),
+        ("processed", done, status["tasks"] - done, f"{done} of {status['tasks']} tasks, {status['pilots']} pilots"),
+    ]
+    for what, n, left, told in rows:
+        bar = ProgressBar(total=max(n + left, 1), completed=n, width=30)
+        table.add_row(f"  {what}", bar, told)
     return table
 
 

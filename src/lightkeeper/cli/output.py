@@ -20,8 +20,8 @@ WIDE = 100_000
 """Columns for output that goes to a file or a program: nothing is wrapped there."""
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
-SHORT = 24
-"""A column whose first value has at most so many characters is not wrapped."""
+SHORT = 32
+"""A column whose values have at most so many characters is not wrapped."""
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -40,9 +40,8 @@ def show(value: Any, *, as_json: bool, columns: Sequence[str] = (), title: str =
     else:
         table = Table(title=title or None, title_justify="left", box=None, header_style="bold", pad_edge=False)
         for column in columns:
-            content = value[0].get(column)
-            number = isinstance(content, int | float)
-            short = number or (isinstance(content, str) and len(content) <= SHORT)
+            number = isinstance(value[0].get(column), int | float)
+            short = all(len(cell(column, row.get(column))) <= SHORT for row in value)
             table.add_column(
                 column.replace("_", " "),
                 justify="right" if number else "left",
@@ -65,6 +64,12 @@ def cell(name: str, content: Any) -> str:
     if isinstance(content, str) and name in ("at", "created", "started", "ended", "submitted"):
         return datetime.fromisoformat(content).strftime("%Y-%m-%d %H:%M:%S")
     return str(content).replace("[", "\\[")
+
+
+def elided(name: str, length: int = 48) -> str:
+    """A long name without its middle: the ends tell files apart."""
+    keep = length // 2
+    return name if len(name) <= length else f"{name[:keep]}…{name[-keep:]}"
 
 
 def fail(error: LightkeeperError) -> int:

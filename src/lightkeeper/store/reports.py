@@ -30,6 +30,8 @@ class Totals:
     onsite_freed: int
     intents_open: int
     unsettled: int
+    tasks: int
+    tasks_done: int
     jobs_waiting: int
     jobs_running: int
     pilots: int
@@ -59,6 +61,8 @@ def totals(conn: Connection) -> Totals:
                (SELECT count(*) FROM intent WHERE state = 'Done') AS onsite_freed,
                (SELECT count(*) FROM intent WHERE state = 'Approved') AS intents_open,
                (SELECT count(*) FROM unsettled) AS unsettled,
+               (SELECT count(*) FROM task) AS tasks,
+               (SELECT count(*) FROM task WHERE state = 'Done') AS tasks_done,
                (SELECT count(*) FROM job_queue) AS jobs_waiting,
                (SELECT count(*) FROM job WHERE state IN ('Running', 'Completing')) AS jobs_running,
                (SELECT count(*) FROM pilot WHERE state IN ('Submitted', 'Running')) AS pilots
