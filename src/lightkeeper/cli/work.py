@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from lightkeeper.cli.home import client
-from lightkeeper.cli.output import AsJson, DryRun, err, out, show
+from lightkeeper.cli.output import AsJson, DryRun, cell, err, out, show
 from lightkeeper.domain.errors import Invalid
 from lightkeeper.domain.report import COLUMNS, RowKind
 
@@ -90,6 +90,8 @@ def report(
         show(found, as_json=True)
         return
     out.print(report_table(found))
+    for move in found["history"]:
+        out.print(f"{cell('at', move['at'])}  {move['source']} → {move['target']}  {move['why']}")
     out.print(f"{found['summary']['name']} is {found['summary']['status']}; it waits for {found['waits_for']}")
 
 

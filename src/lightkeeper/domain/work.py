@@ -1,6 +1,6 @@
 """Productions, transformations, tasks, jobs, pilots; and what decides about them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -91,8 +91,3 @@ MAX_RETRY_AFTER = timedelta(minutes=30)
 def retry_delay(attempts: int, base: timedelta = RETRY_AFTER) -> timedelta:
     """How long to wait before attempt `attempts + 1`: doubling from `base`, at most half an hour."""
     return min(base * 2 ** max(0, min(attempts, 20) - 1), MAX_RETRY_AFTER)
-
-
-def parents_first(steps: Sequence[PlannedStep]) -> list[PlannedStep]:
-    """Steps in numeric order; a parent always has the smaller number."""
-    return sorted(steps, key=lambda step: step.number)

@@ -21,7 +21,7 @@ from lightkeeper.store import catalog, db, invariants, provenance, reports, topo
 from lightkeeper.store.catalog import FileRow, ReplicaRow
 from lightkeeper.store.db import Connection
 from lightkeeper.store.provenance import Step
-from lightkeeper.store.reports import Healed, Totals, TransformationSummary, Waiting
+from lightkeeper.store.reports import Healed, HistoryLine, Totals, TransformationSummary, Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +75,12 @@ def _what_blocks(conn: Connection, file_id: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TransformationReport:
-    """The report of one transformation, and what it waits for."""
+    """The report of one transformation, what it waits for, and every move of its state."""
 
     summary: TransformationSummary
     rows: list[ReportRow]
     waits_for: str
+    history: list[HistoryLine]
 
 
 def transformation(ctx: Context, transformation_id: int) -> TransformationReport:
@@ -90,10 +91,11 @@ def transformation(ctx: Context, transformation_id: int) -> TransformationReport
             raise NotFound(f"there is no transformation {transformation_id}", hint="lightkeeper transformation list")
         rows = transformation_report(reports.job_groups(conn, transformation_id))
         facts = {f.transformation_id: f for f in work.facts(conn)}
+        history = reports.history_of(conn, "transformation", transformation_id)
     waits_for = remedy(facts[transformation_id])[1] if transformation_id in facts else ""
     if summaries[0].status is Transformation.COMPLETED:
         waits_for = "nothing: it is complete"
-    return TransformationReport(summaries[0], rows, waits_for)
+    return TransformationReport(summaries[0], rows, waits_for, history)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ from lightkeeper.domain.errors import Conflict, LightkeeperError, Refused, Unava
 SOCKET = ".s.PGSQL.5432"
 LONGEST_SOCKET_PATH = 103  # bytes: the field of the kernel holds 104 to 108, with its end mark
 STOP_SECONDS = 120  # a fast shutdown writes one checkpoint; after that we leave it to recovery
+ASK_AGAIN = 0.5  # seconds after which a server that was told to end is told again
 LOG_BYTES = 16 << 20  # a longer log is put aside at the next start
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SETPCAP = 1, 2, 8  # linux/capability.h
 
@@ -150,12 +151,15 @@ class Server:
         """End all connections and the server, and give the directory free. Final, and safe to repeat."""
         with self._turn:
             self._stopping.set()
-            self._signal(signal.SIGINT)
-        self._thread.join(STOP_SECONDS)
+        deadline = time.monotonic() + STOP_SECONDS
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            self._signal(signal.SIGINT)  # again and again: a server that has just begun misses it
+            self._thread.join(ASK_AGAIN)
         if self._thread.is_alive():
             log.warning("database stopped hard", pid=self.pid, why=f"no end within {STOP_SECONDS} s")
+        while self._thread.is_alive():
             self._signal(signal.SIGQUIT)
-            self._thread.join()
+            self._thread.join(ASK_AGAIN)
         if self._lock >= 0:
             if self._place.socket_dir.parent != self._place.root:
                 shutil.rmtree(self._place.socket_dir.parent, ignore_errors=True)
@@ -213,8 +217,10 @@ class Server:
                     return
                 time.sleep(0.01)
             if process.poll() is None:
-                self._signal(signal.SIGQUIT)
-                process.wait()
+                while process.poll() is None:
+                    self._signal(signal.SIGQUIT)
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(ASK_AGAIN)
                 raise Unavailable(
                     f"the database in {place.root} is still in crash recovery",
                     hint=f"start again with more time; progress is in {place.log}",

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from psycopg import Connection
 from psycopg.sql import SQL, Identifier
@@ -378,15 +377,25 @@ def outputs(conn: Connection, limit: int = 1000) -> list[str]:
     return [line[0] for line in found]
 
 
-def history_of(conn: Connection, kind: str, subject: int) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class HistoryLine:
+    """One move of a state."""
+
+    at: datetime
+    source: str
+    target: str
+    why: str
+
+
+def history_of(conn: Connection, kind: str, subject: int) -> list[HistoryLine]:
     """Every move of one row, oldest first."""
-    found = conn.execute(
-        "SELECT at, part, source, target, why FROM history WHERE kind = %s AND id = %s ORDER BY at",
-        (kind, subject),
-    ).fetchall()
-    return [
-        {"at": at, "part": part, "from": source, "to": target, "why": why} for at, part, source, target, why in found
-    ]
+    return rows(
+        conn,
+        HistoryLine,
+        "SELECT at, source, target, why FROM history WHERE kind = %(kind)s AND id = %(id)s ORDER BY at",
+        kind=kind,
+        id=subject,
+    )
 
 
 @dataclass(frozen=True, slots=True)
