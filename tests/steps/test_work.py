@@ -419,3 +419,13 @@ def test_what_rests_too_long_in_a_passing_state_is_told(world: World):
         (late,) = reports.overdue(conn)
     assert (late.kind, late.state, late.rows) == ("job", "Completing", 1)
     assert late.longest >= timedelta(hours=3)
+
+
+def test_an_open_production_ends_when_it_is_closed(world: World):
+    world.register("/test/raw/n1.plain")
+    submit(world, {"query": {"level": 0}, "group_size": 5}, open_=True)
+    go_on(world)
+    assert "until it is closed" in report.transformation(world.ctx, 1).waits_for
+    assert produce.close(world.ctx, "p") == 1
+    do_all(world, Hands.at(world, "North"))
+    assert world.value("SELECT state::text FROM production") == "Completed"

@@ -35,7 +35,7 @@ class Remedy(StrEnum):
 def remedy(facts: TransformationFacts) -> tuple[Remedy, str]:
     """What to do next about a transformation, and why, in one sentence."""
     if facts.open:
-        return Remedy.WAIT, "it takes files that arrive later, until somebody stops it"
+        return Remedy.WAIT, "it takes files that arrive later, until it is closed"
     if facts.parent_id is not None and facts.parent_state is not Transformation.COMPLETED:
         return Remedy.WAIT, "its parent is not complete yet"
     if facts.waiting > facts.ready:
