@@ -7,7 +7,9 @@ a test calls the steps. Every test that uses it ends with all invariants checked
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -184,9 +186,9 @@ class World:
         return World(replace(self.ctx, **changes), self.root)
 
 
-@pytest.fixture
-def world(database: Database, tmp_path: Path) -> Iterator[World]:
-    settings = Settings(home=tmp_path, trigger_patience=0.0, retry_after=0.0, lease=30.0)
+def build_world(database: Database, root: Path) -> World:
+    """A world with its topology, on an empty database and an empty folder."""
+    settings = Settings(home=root, trigger_patience=0.0, retry_after=0.0, lease=30.0)
     ctx = Context(
         db=database,
         settings=settings,
@@ -199,11 +201,37 @@ def world(database: Database, tmp_path: Path) -> Iterator[World]:
     with database.transaction() as conn:
         topology_store.put_keys(conn, ctx.metadata_keys)
     for name in ("mountain", "north", "east", "south", "vault"):
-        (tmp_path / name).mkdir()
-    topology.apply(ctx, TOPOLOGY.replace("ROOT", str(tmp_path)))
-    world = World(ctx, tmp_path)
+        (root / name).mkdir()
+    topology.apply(ctx, TOPOLOGY.replace("ROOT", str(root)))
+    return World(ctx, root)
+
+
+@pytest.fixture
+def world(database: Database, tmp_path: Path) -> Iterator[World]:
+    world = build_world(database, tmp_path)
     yield world
     assert world.violations() == []
+
+
+@pytest.fixture
+def fresh_worlds(server: str, template: str, tmp_path: Path) -> Callable[[], AbstractContextManager[World]]:
+    """Makes a world as often as wanted, for tests that live through many histories."""
+
+    @contextmanager
+    def fresh() -> Iterator[World]:
+        number = next(_numbers)
+        name, root = f"lk_{os.getpid()}_{number}", tmp_path / str(number)
+        root.mkdir()
+        _execute(server, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        database = Database(_named(server, name), max_connections=8).open()
+        try:
+            yield build_world(database, root)
+        finally:
+            database.close()
+            _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+            shutil.rmtree(root)
+
+    return fresh
 
 
 @pytest.fixture
