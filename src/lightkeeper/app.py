@@ -33,6 +33,12 @@ def make_context(
         executors={name: plug_in() for name, plug_in in _installed("executor").items()},
         observatories=observatories,
     )
+    try:
+        _ = context.product_readers
+    except ImportError as error:
+        raise NotFound(
+            f"an observatory's readers cannot be loaded: {error}", hint="pip install 'lightkeeper[ctao]'"
+        ) from error
     with context.db.transaction() as conn:
         topology.put_keys(conn, context.metadata_keys)
     return context

@@ -113,6 +113,7 @@ def test_an_unknown_key_in_a_topology_names_the_nearest_known_one(run: Run, tmp_
         ("policies:\n  X: {files: {data_level: 0}, copies: 0}\n", "policies.X.copies"),
         ("links:\n  - {from: PIC, to: DESY, max_rate: fast}\n", "'fast' is not a rate"),
         ("a: &a [1]\nb: *a\n", "anchors or aliases"),
+        ("sites: " + "[" * 20_000, "more than 20 deep"),
     ],
 )
 def test_a_topology_that_cannot_be_is_refused_with_the_place(run: Run, tmp_path: Path, document: str, message: str):

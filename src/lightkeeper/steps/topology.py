@@ -5,6 +5,7 @@ Called by the API for `lightkeeper apply`. What the document does not mention st
 
 import re
 from datetime import timedelta
+from itertools import accumulate
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,6 +22,7 @@ from lightkeeper.store import topology
 from lightkeeper.store.db import Connection
 
 MAX_DOCUMENT = 1_000_000
+MAX_DEPTH = 20
 
 
 # --- the document ----------------------------------------------------------------------------------------------
@@ -94,6 +96,8 @@ def read(text: str) -> Document:
         raise Invalid(f"the topology has {len(text)} characters; at most {MAX_DOCUMENT} are read")
     if re.search(r"(^|[\s\[{,:-])[&*][A-Za-z0-9_]", text):
         raise Invalid("the topology uses YAML anchors or aliases (&name, *name)", hint="write the values out")
+    if max(accumulate((c in "[{") - (c in "]}") for c in text), default=0) > MAX_DEPTH:
+        raise Invalid(f"the topology has brackets within brackets more than {MAX_DEPTH} deep")
     try:
         content: object = YAML(typ="safe", pure=True).load(text)  # pyright: ignore[reportUnknownMemberType]
     except (YAMLError, ValueError, RecursionError) as error:
