@@ -1,5 +1,6 @@
 """Steps 2 and 3: two verified copies at distinct centres, then free on site; and nothing else, whatever breaks."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -246,3 +247,20 @@ def test_every_storage_that_is_listed_holds_what_the_catalogue_says(world: World
             "SELECT coalesce((SELECT n_files FROM storage_count WHERE storage_id = %s), 0)", storage.storage_id
         )
         assert len(on_disk) == known == counted
+
+
+class Unreadable(StreamMover):
+    """The disk of the source gives an error in the middle of the file."""
+
+    def copy(self, *_: object, **__: object):  # type: ignore[override]
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_disk_error_at_the_source_is_an_attempt_that_failed_and_stops_nothing_else(world: World):
+    names = [f"/test/raw/n{n}.plain" for n in range(3)]
+    world.register(*names)
+    replicate.settle(world.ctx)
+    assert transfer.carry_out(world.having(mover=Unreadable()).ctx) == 3
+    assert world.value("SELECT array_agg(DISTINCT error) FROM transfer") == ["reading failed: Input/output error"]
+    world.settle()
+    assert all(len(world.copies(name)) == 2 for name in names)

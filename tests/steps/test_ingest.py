@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 from tests.conftest import World
 
+from lightkeeper.adapters.storage_posix import PosixStorage
+from lightkeeper.domain.errors import Unavailable
+from lightkeeper.ports import Product
 from lightkeeper.steps import ingest
 from lightkeeper.store import catalog, triggers
+from lightkeeper.testing.observatory import PlainReader
 
 FILE = "/test/raw/n1.plain"
 
@@ -203,3 +207,45 @@ def test_a_file_that_may_not_be_read_is_refused_with_the_reason(world: World):
     world.deliver(FILE).chmod(0)
     world.ingest()
     assert FILE in reasons(world)
+
+
+def test_a_reader_that_fails_stops_only_its_own_file(world: World, monkeypatch: pytest.MonkeyPatch):
+    read = PlainReader.read
+
+    def failing(self: PlainReader, file: Any, path: str) -> Product:
+        if "bomb" in path:
+            raise RecursionError("too deep")
+        return read(self, file, path)
+
+    monkeypatch.setattr(PlainReader, "read", failing)
+    world.deliver("/test/raw/bomb.plain")
+    world.deliver("/test/raw/good.plain")
+    world.ingest()
+    assert files(world) == {"/test/raw/good.plain"}
+    assert "its reader failed: RecursionError" in reasons(world)["/test/raw/bomb.plain"]
+
+
+def test_a_storage_that_does_not_answer_makes_deliveries_wait_and_not_go_into_quarantine(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    world.deliver(FILE)
+
+    def dead(*_: object) -> None:
+        raise Unavailable("the disk does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PosixStorage, "open", dead)
+        world.ingest()
+    assert reasons(world) == {}
+    world.value("UPDATE trigger SET not_before = now()")
+    world.ingest()
+    assert files(world) == {FILE}
+
+
+def test_the_folders_of_a_delivery_are_synced_up_to_the_root(world: World, monkeypatch: pytest.MonkeyPatch):
+    synced: set[str] = set()
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.add(str(Path(f"/proc/self/fd/{fd}").readlink())))
+    world.deliver(FILE)
+    world.ingest()
+    root = world.root / "mountain"
+    assert {str(root), str(root / "test"), str(root / "test/raw"), str(root / FILE[1:])} <= synced

@@ -92,6 +92,8 @@ def _fault(ctx: Context, element: StorageElement, stored: Stored, read_bytes: bo
         return "" if sha256 == stored.sha256 else f"has sha256 {sha256[:12]}… instead of {stored.sha256[:12]}…"
     except LightkeeperError as error:
         return error.message
+    except OSError as error:
+        return f"reading failed: {error.strerror or error}"
 
 
 def _still_available(ctx: Context, element: StorageElement, stored: Stored) -> bool:

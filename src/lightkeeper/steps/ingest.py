@@ -10,6 +10,7 @@ The trigger file goes only after the commit that made the file known, or after t
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import cast
@@ -17,7 +18,7 @@ from typing import cast
 from lightkeeper import __version__
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import NewFile, StorageElement, Vocabulary
-from lightkeeper.domain.errors import Conflict, Invalid, LightkeeperError, NotFound
+from lightkeeper.domain.errors import Conflict, Invalid, LightkeeperError, NotFound, Unavailable
 from lightkeeper.domain.names import printable
 from lightkeeper.domain.states import Replica
 from lightkeeper.ports import LocalStorage, Product
@@ -82,6 +83,7 @@ def register_accepted(ctx: Context) -> int:
     with ThreadPoolExecutor(ctx.settings.ingest_threads, "verify") as pool:
         reads = [pool.submit(_read, ctx, elements[c.storage_id], c, vocabulary) for c in claims]
     products = [read.result() for read in reads]
+    _make_names_durable(ctx, elements, claims)
     early = [c for c, product in zip(claims, products, strict=True) if product is None]
     read = [(c, product) for c, product in zip(claims, products, strict=True) if product is not None]
     good = [(c, product) for c, product in read if not product.problems]
@@ -99,7 +101,7 @@ def register_accepted(ctx: Context) -> int:
 
 
 def _read(ctx: Context, element: StorageElement, claim: Claim, vocabulary: Vocabulary) -> Product | None:
-    """Verify one delivery. None: its data file is not there yet, and there is time."""
+    """Verify one delivery. None: its data file is not there or not readable yet, and there is time."""
     storage = _local(ctx, element)
     reader = next((r for r in ctx.product_readers if r.recognises(claim.path)), None)
     try:
@@ -114,9 +116,15 @@ def _read(ctx: Context, element: StorageElement, claim: Claim, vocabulary: Vocab
             after = os.fstat(file.fileno())
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             return None  # still being written, whatever the trigger says
-        if not product.problems:
-            vocabulary.split(dict(product.meta))
+        if product.problems:
+            return product
+        if product.lfn != claim.path:
+            raise Invalid(f"its reader names it {product.lfn}, but a file on site lies under its own name")
+        vocabulary.split(product.meta)
         return product
+    except Unavailable as error:
+        ctx.log.warning("delivery cannot be read now", path=printable(claim.path), why=error.message)
+        return None
     except NotFound:
         if claim.waited < ctx.settings.trigger_patience:
             return None
@@ -128,6 +136,28 @@ def _read(ctx: Context, element: StorageElement, claim: Claim, vocabulary: Vocab
         )
     except LightkeeperError as error:
         return Product(None, None, problems=(error.message,))
+    except Exception as error:  # a reader that a hostile file gets the better of must not stop the other files
+        ctx.log.error("a reader failed", path=printable(claim.path), exc_info=error)
+        return Product(None, None, problems=(f"its reader failed: {type(error).__name__}: {printable(str(error))}",))
+
+
+def _make_names_durable(ctx: Context, elements: dict[int, StorageElement], claims: Sequence[Claim]) -> None:
+    """Sync the folders that the files were written to, once each: a file whose name is lost in a power cut is lost."""
+    folders: set[Path] = set()
+    for claim in claims:
+        root = _local(ctx, elements[claim.storage_id]).local_path("/")
+        folder = root
+        for part in claim.path.split("/")[1:-1]:
+            folders.add(folder)
+            folder /= part
+        folders.add(folder)
+    for folder in folders:
+        with suppress(OSError):  # it is not there: then neither is its file, and reading it has told so
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 def _register(ctx: Context, good: Sequence[tuple[Claim, Product]], vocabulary: Vocabulary) -> Outcome[Claim]:

@@ -3,18 +3,14 @@
 Before: everything.    After: somebody understands. Called by the API; it only reads.
 """
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from lightkeeper.context import Context
-from lightkeeper.domain.catalog import KeyLevel, SiteKind
-from lightkeeper.domain.errors import Invalid, NotFound
+from lightkeeper.domain.catalog import SiteKind
+from lightkeeper.domain.errors import NotFound
 from lightkeeper.domain.healing import remedy
 from lightkeeper.domain.names import parse_lfn
 from lightkeeper.domain.policy import may_free, plan_copies
-from lightkeeper.domain.query import Query
 from lightkeeper.domain.report import ReportRow, transformation_report
 from lightkeeper.domain.states import Transformation
 from lightkeeper.store import catalog, db, invariants, provenance, reports, topology, transfers, work
@@ -43,7 +39,7 @@ def why_file(ctx: Context, lfn: str) -> Story:
         if not files:
             raise NotFound(
                 f"{lfn} is not in the catalogue",
-                hint="lightkeeper file list, or look in lightkeeper quarantine",
+                hint="lightkeeper find, or look in lightkeeper quarantine",
             )
         file = files[0]
         return Story(
@@ -121,34 +117,3 @@ def summary(ctx: Context) -> Summary:
             fsck_violations=len(invariants.violations(conn)),
             healed=reports.healed(conn),
         )
-
-
-PAGE = 1000
-
-
-def files(ctx: Context, query_text: str, limit: int | None = None) -> Iterator[FileRow]:
-    """Files that fulfil a query given as JSON in the DIRAC style, by id, streamed a page at a time. The query is
-    checked before this returns; raises Invalid."""
-    try:
-        query_map: object = json.loads(query_text)
-    except ValueError as error:
-        raise Invalid(f"the query is not JSON: {error}", hint='write it like {"data_level": 0}') from error
-    if not isinstance(query_map, dict):
-        raise Invalid("the query must be a map of metadata keys", hint='write it like {"data_level": 0}')
-    wanted: dict[str, Any] = {str(k): v for k, v in query_map.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    with ctx.db.transaction() as conn:
-        vocabulary = topology.vocabulary(conn)
-    query = Query.from_map(wanted, vocabulary)
-    return _pages(ctx, query.jsonpath(vocabulary, KeyLevel.SET), query.jsonpath(vocabulary, KeyLevel.FILE), limit)
-
-
-def _pages(ctx: Context, set_query: str | None, file_query: str | None, limit: int | None) -> Iterator[FileRow]:
-    after, left = 0, limit
-    while left is None or left > 0:
-        with ctx.db.transaction() as conn:
-            page = catalog.files_matching(conn, set_query, file_query, after, min(PAGE, left or PAGE))
-        yield from page
-        if len(page) < min(PAGE, left or PAGE):
-            return
-        after = page[-1].file_id
-        left = left - len(page) if left is not None else None

@@ -7,10 +7,11 @@ and a copy that was made but not recorded is made again over itself.
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import StorageElement
-from lightkeeper.domain.errors import Corrupt, LightkeeperError, NotFound
+from lightkeeper.domain.errors import Corrupt, LightkeeperError, NotFound, Unavailable
 from lightkeeper.domain.fixity import chunks_of, fixity_of
 from lightkeeper.domain.policy import may_free
 from lightkeeper.domain.states import Replica
@@ -34,6 +35,8 @@ def carry_out(ctx: Context) -> int:
             _copy(ctx, transfer, storages)
         except LightkeeperError as error:
             _did_not_arrive(ctx, transfer, storages, error)
+        except OSError as error:  # the medium of the source: what reads a file there is the operating system
+            _did_not_arrive(ctx, transfer, storages, Corrupt(f"reading failed: {error.strerror or error}"))
     return len(claimed)
 
 
@@ -48,8 +51,9 @@ def _copy(ctx: Context, transfer: ClaimedTransfer, storages: dict[int, StorageEl
                 f"{read_back.size} bytes instead of {transfer.sha256[:12]}… and {transfer.size}"
             )
         target.rename(arrival, transfer.path)
-    except LightkeeperError:
-        target.delete(arrival)
+    except (LightkeeperError, OSError):
+        with suppress(LightkeeperError):  # it is in the way of nobody
+            target.delete(arrival)
         raise
     with ctx.db.transaction() as conn:
         if transfers.lock_transfer(conn, transfer):
@@ -101,12 +105,16 @@ def _did_not_arrive(
 
 
 def _what_is_wrong_with(source: Storage, transfer: ClaimedTransfer) -> str:
-    """Empty when the source still has the right bytes: then they were damaged on the way."""
+    """Empty when the source still has the right bytes, so that they were damaged on the way, or does not answer."""
     try:
         with source.open(transfer.path) as file:
             fixity = fixity_of(chunks_of(file))
+    except Unavailable:
+        return ""
     except LightkeeperError as error:
         return error.message
+    except OSError as error:
+        return f"reading failed: {error.strerror or error}"
     if (fixity.size, fixity.sha256) != (transfer.size, transfer.sha256):
         return f"reads as sha256 {fixity.sha256[:12]}… instead of {transfer.sha256[:12]}…"
     return ""
