@@ -264,3 +264,16 @@ def test_a_disk_error_at_the_source_is_an_attempt_that_failed_and_stops_nothing_
     assert world.value("SELECT array_agg(DISTINCT error) FROM transfer") == ["reading failed: Input/output error"]
     world.settle()
     assert all(len(world.copies(name)) == 2 for name in names)
+
+
+def test_a_storage_that_is_away_makes_no_copy_lost(world: World):
+    world.register(FILE, storage="north")
+    world.settle()
+    (world.root / "north").rename(world.root / "unmounted")
+    elements = {s.name: s.storage_id for s in world.storages}
+    with world.ctx.db.transaction() as conn:
+        (file_id,) = conn.execute("SELECT file_id FROM file").fetchone() or (0,)
+        catalog.recheck(conn, [(file_id, elements["north"])])
+    audit.recheck(world.ctx)
+    assert world.copies(FILE)["north"] == "Available"
+    (world.root / "unmounted").rename(world.root / "north")

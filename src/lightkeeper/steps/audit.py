@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import StorageElement
-from lightkeeper.domain.errors import LightkeeperError
+from lightkeeper.domain.errors import LightkeeperError, Unavailable
 from lightkeeper.domain.fixity import chunks_of, fixity_of
 from lightkeeper.domain.states import Replica
 from lightkeeper.store import catalog, invariants, topology, transfers, transitions
@@ -39,7 +39,11 @@ def recheck(ctx: Context) -> int:
         elements = {s.storage_id: s for s in topology.storages(conn)}
     for copy in copies:
         element, replica = elements[copy.storage_id], (copy.file_id, copy.storage_id)
-        fault = _fault(ctx, element, copy, read_bytes=True)
+        try:
+            fault = _fault(ctx, element, copy, read_bytes=True)
+        except Unavailable as error:  # says nothing about the copy; whoever asked asks again
+            ctx.log.warning("copy cannot be read now", file=copy.path, at=element.name, why=error.message)
+            continue
         with ctx.db.transaction() as conn:
             if fault:
                 transitions.move_replicas(conn, [replica], Replica.AVAILABLE, Replica.SUSPECT, fault)
@@ -68,7 +72,10 @@ def fsck(ctx: Context, *, read_bytes: bool = False) -> Fsck:
             if not page:
                 break
             for stored in page:
-                fault = _fault(ctx, element, stored, read_bytes)
+                try:
+                    fault = _fault(ctx, element, stored, read_bytes)
+                except Unavailable as error:
+                    fault = error.message
                 if fault and _still_available(ctx, element, stored):
                     found.append(Violation("I13", I13, f"{stored.path} on {element.name}: {fault}"))
                 checked += 1
@@ -78,6 +85,7 @@ def fsck(ctx: Context, *, read_bytes: bool = False) -> Fsck:
 
 
 def _fault(ctx: Context, element: StorageElement, stored: Stored, read_bytes: bool) -> str:
+    """What is wrong with a copy; empty when nothing is. Raises Unavailable when its storage does not answer."""
     storage = ctx.storage(element)
     try:
         entry = storage.stat(stored.path)
@@ -90,6 +98,8 @@ def _fault(ctx: Context, element: StorageElement, stored: Stored, read_bytes: bo
         with storage.open(stored.path) as file:
             sha256 = fixity_of(chunks_of(file)).sha256
         return "" if sha256 == stored.sha256 else f"has sha256 {sha256[:12]}… instead of {stored.sha256[:12]}…"
+    except Unavailable:
+        raise
     except LightkeeperError as error:
         return error.message
     except OSError as error:
