@@ -1,5 +1,6 @@
 # The two commands: make demo, make test. Everything they need is installed into .venv by themselves.
-PYTHON ?= python3
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
@@ -11,7 +12,7 @@ help:                           ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 24
 
 $(READY): pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Lightkeeper needs Python 3.11 or newer; try: make PYTHON=python3.11 …")'
+	@test -n "$(PYTHON)" || { echo "Lightkeeper needs Python 3.11 or newer; try: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[ctao,cwl,ctapipe,dev]'
 	$(BIN)/python -m lightkeeper_ctao.warm_up
