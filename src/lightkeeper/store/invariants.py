@@ -157,6 +157,18 @@ INVARIANTS = (
           FULL JOIN storage_count c ON c.storage_id = r.storage_id
          WHERE (coalesce(r.n, 0), coalesce(r.b, 0))
                IS DISTINCT FROM (coalesce(c.n_files, 0), coalesce(c.n_bytes, 0)::numeric)
+        UNION ALL
+        SELECT 'link from site ' || coalesce(t.source, c.source_id) || ' to ' || coalesce(t.target, c.target_id)
+          FROM (SELECT s.site_id AS source, g.site_id AS target, count(*) AS n, sum(f.size) AS b
+                  FROM transfer x
+                  JOIN file f USING (file_id)
+                  JOIN storage s ON s.storage_id = x.source_id
+                  JOIN storage g ON g.storage_id = x.target_id
+                 WHERE x.state = 'Done'
+                 GROUP BY 1, 2) t
+          FULL JOIN link_count c ON c.source_id = t.source AND c.target_id = t.target
+         WHERE (coalesce(t.n, 0), coalesce(t.b, 0))
+               IS DISTINCT FROM (coalesce(c.n_transfers, 0), coalesce(c.n_bytes, 0)::numeric)
         """,
     ),
     Invariant(

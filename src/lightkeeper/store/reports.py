@@ -44,12 +44,15 @@ def totals(conn: Connection) -> Totals:
         """
         SELECT (SELECT coalesce(sum(n_files), 0) FROM set_count)::bigint AS files,
                (SELECT coalesce(sum(n_bytes), 0) FROM set_count)::bigint AS bytes,
-               (SELECT count(*) FROM verified_copy) AS replicas_verified,
+               (SELECT coalesce(sum(c.n_files), 0)
+                       - (SELECT count(*) FROM replica r JOIN storage USING (storage_id) JOIN site USING (site_id)
+                           WHERE r.state <> 'Available' AND enabled AND site.kind = 'data centre')
+                  FROM storage_count c JOIN storage USING (storage_id) JOIN site USING (site_id)
+                 WHERE enabled AND site.kind = 'data centre')::bigint AS replicas_verified,
                (SELECT count(*) FROM trigger WHERE state = 'Accepted') AS triggers_open,
                (SELECT count(DISTINCT file_id) FROM trigger WHERE state = 'Registered') AS files_ingested,
                (SELECT count(*) FROM trigger WHERE state = 'Quarantined') AS files_quarantined,
-               (SELECT coalesce(sum(f.size), 0) FROM transfer t JOIN file f USING (file_id)
-                 WHERE t.state = 'Done')::bigint AS bytes_copied,
+               (SELECT coalesce(sum(n_bytes), 0) FROM link_count)::bigint AS bytes_copied,
                (SELECT count(*) FROM transfer WHERE state = 'Waiting') AS transfers_waiting,
                (SELECT count(*) FROM transfer WHERE state = 'Running') AS transfers_running,
                (SELECT count(*) FROM transfer t
@@ -340,21 +343,16 @@ class Link:
 
 
 def traffic(conn: Connection) -> list[Link]:
-    """Completed transfers by link."""
+    """What went over each link."""
     return rows(
         conn,
         Link,
         """
-        SELECT ss.name AS source, ts.name AS target, count(*) AS transfers, coalesce(sum(f.size), 0)::bigint AS bytes,
-               sum(greatest(t.attempts - 1, 0))::bigint AS failed_attempts
-          FROM transfer t
-          JOIN file f USING (file_id)
-          JOIN storage s ON s.storage_id = t.source_id
-          JOIN site ss ON ss.site_id = s.site_id
-          JOIN storage g ON g.storage_id = t.target_id
-          JOIN site ts ON ts.site_id = g.site_id
-         WHERE t.state = 'Done'
-         GROUP BY 1, 2
+        SELECT s.name AS source, t.name AS target, n_transfers AS transfers, n_bytes AS bytes,
+               n_failed AS failed_attempts
+          FROM link_count
+          JOIN site s ON s.site_id = source_id
+          JOIN site t ON t.site_id = target_id
          ORDER BY 1, 2
         """,
     )

@@ -233,6 +233,7 @@ def arrived(conn: Connection, transfer: ClaimedTransfer, sha256: str) -> None:
         (bytes.fromhex(sha256), transfer.transfer_id),
     )
     move(conn, [transfer.transfer_id], Transfer.RUNNING, Transfer.DONE)
+    _count_link(conn, transfer, arrived=True)
     add_replica(conn, transfer.file_id, transfer.target_id)
     unsettle(conn, [transfer.file_id])
     notify(conn, "input")
@@ -259,7 +260,23 @@ def did_not_arrive(conn: Connection, transfer: ClaimedTransfer, error: str, wait
     )
     target = Transfer.FAILED if wait is None else Transfer.WAITING
     move(conn, [transfer.transfer_id], Transfer.RUNNING, target, error)
+    _count_link(conn, transfer, arrived=False)
     unsettle(conn, [transfer.file_id])
+
+
+def _count_link(conn: Connection, transfer: ClaimedTransfer, *, arrived: bool) -> None:
+    conn.execute(
+        """
+        INSERT INTO link_count AS c (source_id, target_id, n_transfers, n_bytes, n_failed)
+        SELECT s.site_id, t.site_id, %(ok)s::int, %(ok)s::int * %(size)s::bigint, 1 - %(ok)s::int
+          FROM storage s, storage t
+         WHERE s.storage_id = %(source)s AND t.storage_id = %(target)s
+        ON CONFLICT (source_id, target_id) DO UPDATE
+           SET n_transfers = c.n_transfers + excluded.n_transfers, n_bytes = c.n_bytes + excluded.n_bytes,
+               n_failed = c.n_failed + excluded.n_failed
+        """,
+        {"ok": int(arrived), "size": transfer.size, "source": transfer.source_id, "target": transfer.target_id},
+    )
 
 
 def abandoned_transfers(conn: Connection) -> list[int]:

@@ -84,6 +84,16 @@ CREATE TABLE link (
     PRIMARY KEY (source_id, target_id)
 );
 
+-- What went over each link, counted as copies arrive and fail.
+CREATE TABLE link_count (
+    source_id   smallint NOT NULL REFERENCES site,
+    target_id   smallint NOT NULL REFERENCES site,
+    n_transfers bigint NOT NULL DEFAULT 0,
+    n_bytes     bigint NOT NULL DEFAULT 0,
+    n_failed    bigint NOT NULL DEFAULT 0,             -- attempts
+    PRIMARY KEY (source_id, target_id)
+) WITH (fillfactor = 20);
+
 -- ============================================================================================ catalogue
 -- Who owns a part of the namespace: 'acada', 'simulation', 'user.maria'.
 CREATE TABLE scope (
