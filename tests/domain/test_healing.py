@@ -16,7 +16,7 @@ FACTS = TransformationFacts(1, "t", False, None, None, waiting=0, ready=0, tasks
         ({}, Remedy.COMPLETE, "all 4 tasks are done"),
         ({"done": 3}, Remedy.WAIT, "1 of 4 tasks"),
         ({"waiting": 2, "ready": 2}, Remedy.FLUSH, "2 files wait below the group size"),
-        ({"waiting": 2, "ready": 1}, Remedy.WAIT, "1 files wait for a verified copy"),
+        ({"waiting": 2, "ready": 1}, Remedy.WAIT, "1 file waits for a verified copy"),
         ({"open": True, "waiting": 2, "ready": 2}, Remedy.WAIT, "files that arrive later"),
         ({"parent_id": 7, "parent_state": Transformation.ACTIVE}, Remedy.WAIT, "its parent is not complete"),
         ({"parent_id": 7, "parent_state": Transformation.STOPPED}, Remedy.WAIT, "its parent is not complete"),

@@ -157,7 +157,7 @@ def test_a_file_waits_for_its_task_until_a_data_centre_has_a_verified_copy(world
     submit(world, {"query": {"level": 0}, "group_size": 1})
     go_on(world)
     assert tasks(world) == []
-    assert "1 files wait for a verified copy" in report.transformation(world.ctx, 1).waits_for
+    assert "1 file waits for a verified copy" in report.transformation(world.ctx, 1).waits_for
     world.settle()
     go_on(world)
     assert len(tasks(world)) == 1

@@ -39,12 +39,16 @@ def remedy(facts: TransformationFacts) -> tuple[Remedy, str]:
     if facts.parent_id is not None and facts.parent_state is not Transformation.COMPLETED:
         return Remedy.WAIT, "its parent is not complete yet"
     if facts.waiting > facts.ready:
-        return Remedy.WAIT, f"{facts.waiting - facts.ready} files wait for a verified copy at a data centre"
+        return Remedy.WAIT, f"{_files(facts.waiting - facts.ready)} for a verified copy at a data centre"
     if facts.waiting:
         whose = "its parent is complete" if facts.parent_id is not None else "its input is complete"
-        return Remedy.FLUSH, f"{whose} and {facts.waiting} files wait below the group size"
+        return Remedy.FLUSH, f"{whose} and {_files(facts.waiting)} below the group size"
     if facts.failed:
         return Remedy.DECIDE, f"{facts.failed} of {facts.tasks} tasks failed in every attempt"
     if facts.done == facts.tasks:
         return Remedy.COMPLETE, f"no more input will come and all {facts.tasks} tasks are done"
     return Remedy.WAIT, f"{facts.tasks - facts.done} of {facts.tasks} tasks are not done yet"
+
+
+def _files(n: int) -> str:
+    return "1 file waits" if n == 1 else f"{n} files wait"

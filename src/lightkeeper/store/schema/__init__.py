@@ -76,7 +76,10 @@ def _refuse_foreign(applied: dict[str, str], known: dict[str, str]) -> None:
                 hint="it was last used by a newer version: use that one",
             )
         if digest != _digest(known[name]):
-            raise Conflict(f"migration {name} is not the one that was applied", hint="reinstall Lightkeeper")
+            raise Conflict(
+                f"migration {name} is not the one that was applied",
+                hint="this home was made by another build of Lightkeeper: use that one, or another home",
+            )
 
 
 def _load_moves(conn: Connection) -> None:
