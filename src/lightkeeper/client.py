@@ -4,7 +4,8 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+from urllib.parse import quote
 
 import httpx2 as httpx
 
@@ -12,6 +13,9 @@ from lightkeeper import __version__
 from lightkeeper.domain.errors import LightkeeperError, Unavailable, errors_by_code
 
 _TRIES = 4
+
+Query: TypeAlias = str | Mapping[str, Any]
+"""A query as text, as JSON or as a DIRAC map."""
 
 
 class Client:
@@ -71,15 +75,55 @@ class Client:
         """Refused deliveries with their reasons."""
         return self._get("quarantine")
 
-    def files(self, query: Mapping[str, Any], limit: int | None = None) -> Iterator[dict[str, Any]]:
-        """Files that fulfil a DIRAC-style query, streamed."""
-        params = {"query": json.dumps(query)} | ({"limit": limit} if limit is not None else {})
-        with self._http.stream("GET", "/api/v1/files", params=params) as answer:
-            if answer.is_error:
-                answer.read()
-                raise _error(answer)
-            for line in answer.iter_lines():
-                yield json.loads(line)
+    def find(
+        self,
+        query: Query = "",
+        *,
+        at: str | None = None,
+        sort: str = "",
+        limit: int | None = None,
+        names: bool = False,
+    ) -> Iterator[dict[str, Any]]:
+        """Files that fulfil a query (text, JSON or a DIRAC map), streamed: only those `at` a storage, sorted like
+        '-size,name', at most `limit`; with `names` only their names and sizes."""
+        body = {"query": query, "at": at, "sort": sort, "limit": limit, "names": names}
+        try:
+            with self._http.stream("POST", "/api/v1/find", json=body) as answer:
+                if answer.is_error:
+                    answer.read()
+                    raise _error(answer)
+                for line in answer.iter_lines():
+                    yield json.loads(line)
+        except httpx.TransportError as error:
+            raise Unavailable(f"{self.url} stopped answering: {error}", hint="is it running? lightkeeper up") from error
+
+    def files(self, query: Query = "", limit: int | None = None) -> Iterator[dict[str, Any]]:
+        """Files that fulfil a query, streamed."""
+        return self.find(query, limit=limit)
+
+    def count(self, query: Query = "", *, at: str | None = None) -> dict[str, int]:
+        """How many files a query means, and their bytes."""
+        return self._post("find/count", {"query": query, "at": at})
+
+    def explain(self, query: Query = "", *, at: str | None = None) -> dict[str, Any]:
+        """How a query will be answered, and what it is as text and as JSON."""
+        return self._post("find/explain", {"query": query, "at": at})
+
+    # --- metadata keys
+    def define_key(
+        self, name: str, type_: str, *, level: str = "set", unit: str = "", description: str = ""
+    ) -> dict[str, Any]:
+        """Register a metadata key; whether it is new, changed or unchanged."""
+        body = {"name": name, "type": type_, "level": level, "unit": unit, "description": description}
+        return self._post("metadata", body)
+
+    def metadata_keys(self) -> list[dict[str, Any]]:
+        """Every registered metadata key."""
+        return self._get("metadata")
+
+    def metadata_key(self, name: str) -> dict[str, Any]:
+        """A metadata key and how it is used."""
+        return self._get(f"metadata/{quote(name, safe='')}")
 
     def why(self, lfn: str) -> dict[str, Any]:
         """A file's story back to the raw files it was made from."""

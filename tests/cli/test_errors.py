@@ -197,7 +197,7 @@ def test_a_file_that_is_not_there_is_not_found(run: Run):
 
 def test_a_query_with_an_unknown_key_names_the_nearest_known_one(run: Run):
     assert "did you mean 'data_level'?" in run(2, "file", "list", '{"data_levl": 0}')
-    assert "not JSON" in run(2, "file", "list", "data_level=0")
+    assert "not JSON" in run(2, "file", "list", "{data_level: 0}")
 
 
 def test_a_second_instance_on_the_same_home_is_refused_and_the_first_is_named(tmp_path: Path):

@@ -5,18 +5,16 @@ they were started with. Errors are `{"error": {"code", "message", "hint"}}` with
 """
 
 import hmac
-from collections.abc import Iterator
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, Request
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
-from pydantic_core import to_json
 
 from lightkeeper import __version__, web
-from lightkeeper.api import pilots
+from lightkeeper.api import find, pilots
 from lightkeeper.context import Context
 from lightkeeper.domain.errors import LightkeeperError, NotFound, Refused
 from lightkeeper.steps import audit, produce, report, topology
@@ -104,16 +102,6 @@ def make_api(ctx: Context, token: str) -> FastAPI:
         with ctx.db.transaction() as conn:
             return [asdict(q) for q in reports.quarantine(conn)]
 
-    @app.get("/api/v1/files")
-    def files(query: str = "{}", limit: int | None = None) -> StreamingResponse:  # pyright: ignore[reportUnusedFunction]
-        found = report.files(ctx, query, limit)  # checks the query before the answer begins
-
-        def lines() -> Iterator[bytes]:
-            for file in found:
-                yield to_json(file) + b"\n"
-
-        return StreamingResponse(lines(), media_type="application/x-ndjson")
-
     @app.get("/api/v1/files/why")
     def why(lfn: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         return asdict(report.why_file(ctx, lfn))
@@ -177,6 +165,7 @@ def make_api(ctx: Context, token: str) -> FastAPI:
     def fsck(read_bytes: bool = False) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         return asdict(audit.fsck(ctx, read_bytes=read_bytes))
 
+    app.include_router(find.make_router(ctx, operator))
     app.include_router(pilots.make_router(ctx))
     web.add_pages(app, ctx)
     return app

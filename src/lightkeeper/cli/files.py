@@ -1,4 +1,4 @@
-"""lightkeeper why, file, night, quarantine."""
+"""lightkeeper find, why, file, night, quarantine."""
 
 import json
 import sys
@@ -17,20 +17,59 @@ night = typer.Typer(help="Observing nights.", no_args_is_help=True)
 quarantine = typer.Typer(help="Deliveries that were refused.", no_args_is_help=True)
 
 
-@file.command("list")
-def files(
-    query: Annotated[str, typer.Argument(help='Metadata query as JSON, like {"data_level": 0}.')] = "{}",
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
+Query = Annotated[
+    str,
+    typer.Argument(
+        help="Which files: text like 'data_level = 0 and size > 10MB', JSON, or a DIRAC map; all when not given."
+    ),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most so many.")]
+
+
+def find(
+    query: Query = "",
+    count: Annotated[bool, typer.Option("--count", help="Print how many there are.")] = False,
+    size: Annotated[bool, typer.Option("--size", help="Print how large they are together.")] = False,
+    at: Annotated[str | None, typer.Option(metavar="STORAGE", help="Only files with a copy there.")] = None,
+    sort: Annotated[
+        str, typer.Option(metavar="KEYS", help="By size, created, name, directory; a minus in front: descending.")
+    ] = "",
+    limit: Limit = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say how it will be answered; do not answer.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List files that fulfil QUERY; with --json one JSON object per line."""
-    try:
-        wanted = json.loads(query)
-    except ValueError as error:
-        raise Invalid(f"the query is not JSON: {error}", hint="""write it like '{"data_level": 0}'""") from error
+    """Find the files that QUERY means: one name on each line; with --json one JSON object on each line."""
+    if (count or size) and (limit or sort or explain):
+        raise Invalid("--count and --size are about all files that match: leave out --limit, --sort and --explain")
     with client() as api:
-        for found in api.files(wanted, limit):
-            sys.stdout.write((json.dumps(found) if as_json else found["lfn"]) + "\n")
+        if explain:
+            told = api.explain(query, at=at)
+            if as_json:
+                show(told, as_json=True)
+            else:
+                lines = (f"query: {told['text'] or 'every file'}", *told["words"])
+                sys.stdout.write("\n".join(lines) + "\n")
+        elif count or size:
+            _print_size(api.count(query, at=at), count=count, size=size, as_json=as_json)
+        else:
+            for found in api.find(query, at=at, sort=sort, limit=limit, names=not as_json):
+                sys.stdout.write((json.dumps(found) if as_json else found["lfn"]) + "\n")
+
+
+def _print_size(found: dict[str, int], *, count: bool, size: bool, as_json: bool) -> None:
+    if as_json:
+        show(found, as_json=True)
+        return
+    if count:
+        sys.stdout.write(f"{found['files']}\n")
+    if size:
+        sys.stdout.write(f"{readable_bytes(found['bytes'])}\n")
+
+
+@file.command("list")
+def files(query: Query = "", limit: Limit = None, as_json: AsJson = False) -> None:
+    """List the files that QUERY means, as `lightkeeper find` does."""
+    find(query, limit=limit, as_json=as_json)
 
 
 @night.command("list")
@@ -100,6 +139,7 @@ def _how(step: dict[str, Any]) -> str:
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
+    app.command()(find)
     app.command()(why)
     app.add_typer(file, name="file")
     app.add_typer(night, name="night")

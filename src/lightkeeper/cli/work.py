@@ -25,7 +25,9 @@ PROGRESS = (
 def submit(
     name: Annotated[str, typer.Argument(help="Name of the production.")],
     file: Annotated[Path, typer.Argument(help="Production document (YAML).")],
-    open_: Annotated[bool, typer.Option("--open", help="Take files that arrive later too, until it is closed.")] = False,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Take files that arrive later too, until it is closed.")
+    ] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:

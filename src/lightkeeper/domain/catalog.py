@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -93,11 +93,13 @@ def normalise(key: MetaKey, value: object) -> MetaValue:
         case KeyType.STRING, str():
             return value
         case KeyType.TIME, datetime():
+            if value.tzinfo is not None:  # texts in one zone sort as the times do
+                value = value.astimezone(UTC).replace(tzinfo=None)
             return value.isoformat(timespec="microseconds" if value.microsecond else "seconds")
         case KeyType.TIME, str():
             try:
                 return normalise(key, datetime.fromisoformat(value))
-            except ValueError:
+            except (ValueError, OverflowError):
                 pass
         case KeyType.JSON, list() | dict():
             return value  # type: ignore[return-value]  # checked to be JSON where it was parsed

@@ -168,19 +168,22 @@ class Condition:
             return bool(found) and not _holds(compared, Op.IN if self.op is Op.NOT_IN else Op.EQ, self.value)
         return _holds(compared, self.op, self.value)
 
-    def to_jsonpath(self) -> str:
-        """The condition as a jsonpath predicate; strings are JSON literals, so no value can end the text early."""
+    def to_jsonpath(self, *, negated: bool = False) -> str:
+        """The condition, or its complement, as a jsonpath predicate; strings are JSON literals, so no value can end
+        the text early."""
         target = "$" + "".join(f".{json.dumps(part)}" for part in (self.key, *self.path))
         match self.op:
-            case Op.EXISTS:
-                return f"exists({target})"
-            case Op.MISSING:
-                return f"!exists({target})"
+            case Op.EXISTS | Op.MISSING:
+                there = (self.op is Op.EXISTS) is not negated
+                return f"exists({target})" if there else f"!(exists({target}))"
             case Op.NE | Op.NOT_IN:
-                equal = Op.IN if self.op is Op.NOT_IN else Op.EQ
-                return f"(exists({target}) && !({self._compared(target, equal)}))"
+                equal = self._compared(target, Op.IN if self.op is Op.NOT_IN else Op.EQ)
+                if negated:
+                    return f"(!(exists({target})) || {equal})"
+                return f"(exists({target}) && !({equal}))"
             case _:
-                return self._compared(target, self.op)
+                compared = self._compared(target, self.op)
+                return f"!({compared})" if negated else compared
 
     def _compared(self, target: str, op: Op) -> str:
         return f"exists({target} ? ({_predicate('@', op, self.value)}))" if self.nested else _predicate(
@@ -272,17 +275,22 @@ def matches(tree: Tree, facts: Facts) -> bool:
             return tree.matches(facts)
 
 
-def to_jsonpath(tree: Tree) -> str:
-    """A tree of conditions on metadata keys as one jsonpath predicate."""
+def to_jsonpath(tree: Tree, *, negated: bool = False) -> str:
+    """A tree of conditions on metadata keys, or its complement, as one jsonpath predicate.
+
+    `not` is carried down to the conditions: PostgreSQL's GIN index answers `!(a && b)` as `!(b)` when it cannot look
+    for a, and so loses rows.
+    """
     match tree:
-        case And(parts):
-            return _balanced([to_jsonpath(part) for part in parts], " && ") if parts else "true"
-        case Or(parts):
-            return _balanced([to_jsonpath(part) for part in parts], " || ")
+        case And(parts) | Or(parts):
+            if not parts:
+                return "true"
+            joined_by = " && " if isinstance(tree, And) is not negated else " || "
+            return _balanced([to_jsonpath(part, negated=negated) for part in parts], joined_by)
         case Not(part):
-            return f"!({to_jsonpath(part)})"
+            return to_jsonpath(part, negated=not negated)
         case Condition():
-            return tree.to_jsonpath()
+            return tree.to_jsonpath(negated=negated)
         case FileCondition():
             raise Invalid(
                 f"a condition on '{tree.word}' cannot be used here: only metadata keys decide",
@@ -598,7 +606,8 @@ class Query:
 
 def check_size(tree: Tree) -> None:
     """Raises Invalid for more values than any answer needs."""
-    n = sum(len(cast("tuple[Any, ...]", c.value)) if isinstance(c.value, tuple) else 1 for c in conditions(tree))
+    values: list[Any] = [c.value for c in conditions(tree)]
+    n = sum(len(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else 1 for value in values)
     if n > MAX_VALUES:
         raise Invalid(f"the query holds more than {MAX_VALUES} values", hint="ask in several queries")
     if _depth(tree) > MAX_DEPTH:

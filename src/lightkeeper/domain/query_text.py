@@ -112,11 +112,11 @@ def parse(text: str, vocabulary: Vocabulary) -> Query:
     if len(text.encode(errors="surrogatepass")) > MAX_TEXT:
         raise Invalid(f"the query is longer than {MAX_TEXT} bytes", hint="send long lists as JSON")
     reader = _Reader(_tokens(text), vocabulary)
-    if reader.next.kind is Kind.END:
+    if reader.peek().kind is Kind.END:
         return Query()
     tree = reader.either(1)
-    if reader.next.kind is not Kind.END:
-        raise _expected(reader.next, "'and', 'or' or the end")
+    if reader.peek().kind is not Kind.END:
+        raise _expected(reader.peek(), "'and', 'or' or the end")
     check_size(tree)
     return Query(tree)
 
@@ -161,10 +161,10 @@ class _Reader:
         self.tokens = tokens
         self.at = 0
         self.vocabulary = vocabulary
+        self.known = {key.name: key for key in vocabulary.keys}
         self.values = 0
 
-    @property
-    def next(self) -> Token:
+    def peek(self) -> Token:
         return self.tokens[self.at]
 
     def take(self) -> Token:
@@ -173,7 +173,7 @@ class _Reader:
 
     def said(self, *words: str) -> bool:
         """Whether the next token is one of these words or signs; it is taken then."""
-        token = self.next
+        token = self.peek()
         if token.kind in (Kind.WORD, Kind.SIGN) and token.text.lower() in words:
             self.at += 1
             return True
@@ -181,7 +181,7 @@ class _Reader:
 
     def need(self, sign: str) -> None:
         if not self.said(sign):
-            raise _expected(self.next, f"'{sign}'")
+            raise _expected(self.peek(), f"'{sign}'")
 
     def either(self, depth: int) -> Tree:
         parts = [self.both(depth)]
@@ -197,7 +197,7 @@ class _Reader:
 
     def one(self, depth: int) -> Tree:
         if depth > 2 * MAX_DEPTH:  # `not (` opens two; what counts is the depth of the tree
-            raise _wrong(self.next.position, Invalid(f"the query is nested deeper than {MAX_DEPTH}"))
+            raise _wrong(self.peek().position, Invalid(f"the query is nested deeper than {MAX_DEPTH}"))
         if self.said("not"):
             return Not(self.one(depth + 1))
         if self.said("("):
@@ -207,14 +207,14 @@ class _Reader:
         for word in ("exists", "missing"):
             if self.said(word):
                 self.need("(")
-                start = self.next
+                start = self.peek()
                 key, path = self.key()
                 self.need(")")
                 return self.made(start, key, path, Op(word), None)
         return self.condition()
 
     def condition(self) -> Tree:
-        start = self.next
+        start = self.peek()
         key, path = self.key()
         op = self.operator(start)
         if op in NO_VALUE:
@@ -225,7 +225,7 @@ class _Reader:
             while self.said(","):
                 values.append(self.value(key))
             if not self.said(")"):
-                raise _expected(self.next, "',' or ')'")
+                raise _expected(self.peek(), "',' or ')'")
             return self.made(start, key, path, op, values)
         if op is Op.BETWEEN:
             low = self.value(key)
@@ -248,15 +248,14 @@ class _Reader:
         name = names[0]
         if token.kind is Kind.WORD and name in WORDS and len(names) == 1:
             return Word(name), []
-        known = {key.name: key for key in self.vocabulary.keys}
         if token.kind is Kind.WORD and name == RESERVED:
             raise _wrong(token.position, reserved())
-        if name not in known:
+        if name not in self.known:
             error = unknown_key(name, self.vocabulary, words=True)
-            if token.kind is Kind.WORD and token.text in known:
+            if token.kind is Kind.WORD and token.text in self.known:
                 error = Invalid(error.message, hint=f'a key with dots is written in double quotes: "{token.text}"')
             raise _wrong(token.position, error)
-        return known[name], names[1:]
+        return self.known[name], names[1:]
 
     def operator(self, start: Token) -> Op:
         token = self.take()
@@ -267,7 +266,7 @@ class _Reader:
             return Op(said)
         if token.kind is Kind.WORD and said == "not":
             if not self.said("in"):
-                raise _expected(self.next, "'in' after 'not'")
+                raise _expected(self.peek(), "'in' after 'not'")
             return Op.NOT_IN
         raise _expected(
             token,

@@ -91,12 +91,13 @@ def explain(ctx: Context, wanted: Wanted) -> Explanation:
 
 def _words(conn: Connection, plan: Plan) -> Iterator[str]:
     n_sets, holds = queries.sets_matching(conn, plan)
+    left, files = _plural(n_sets, "metadata set"), _plural(holds.files, "file")
     if plan.set_path:
         how = "found by the index on metadata" if queries.index_used(conn, plan) else "found by looking at every set"
-        yield f"{n_sets} metadata sets match its set-level conditions, {how}; they hold {holds.files} files"
+        yield f"set-level conditions leave {left} with {files}, {how}"
         yield f"condition on sets: {plan.set_path}"
     else:
-        yield f"no condition on set-level keys: all {n_sets} metadata sets with their {holds.files} files are left"
+        yield f"no condition on set-level keys: {left} with {files} are left"
     match plan.way:
         case Way.SETS:
             yield "files: set by set, by the index on (set, file)"
@@ -105,9 +106,13 @@ def _words(conn: Connection, plan: Plan) -> Iterator[str]:
         case Way.WALK:
             yield "files: all, by the index on (set, file)"
     if plan.by_counters:
-        yield f"count and size: from counters, {holds.files} files, {readable_bytes(holds.bytes)}; no file is looked at"
+        yield f"count and size: from counters, {files}, {readable_bytes(holds.bytes)}; no file is looked at"
     else:
         yield "count and size: by looking at the files, for the remaining conditions"
+
+
+def _plural(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _read(conn: Connection, wanted: Wanted) -> Query:
