@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NoReturn
@@ -121,7 +122,7 @@ class Pilot:
                     "bad_replicas": bad,
                 },
             )
-        except Refused as error:
+        except LightkeeperError as error:
             print(f"job {job_id}: {error.message}", flush=True)
 
     def _fetch(self, file: Mapping[str, Any], inputs: Path, bad: list[dict[str, str]]) -> None:
@@ -232,7 +233,7 @@ class Pilot:
                     if time.monotonic() - heard > self._orders["silence"]:
                         self._give_up("nobody answers")
                 else:
-                    if stop:
+                    if set(stop) & self._status.keys():
                         self._taken_away.set()
                         self._kill_tool()
 
@@ -244,7 +245,8 @@ class Pilot:
     def _kill_tool(self) -> None:
         process = self._process
         if process is not None:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 _LIBC = ctypes.CDLL(None, use_errno=True)

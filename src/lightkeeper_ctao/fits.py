@@ -279,5 +279,5 @@ def _verify(hdu: Hdu, name: str, whole: int, data: int, problems: list[str]) -> 
     stated = hdu.text("DATASUM")
     if not stated:
         problems.append(f"HDU {name} carries no DATASUM")
-    elif not stated.strip().isdecimal() or int(stated[:20]) % _ONES != data % _ONES:
+    elif not stated.strip().isdecimal() or int(stated.strip()[:20]) % _ONES != data % _ONES:
         problems.append(f"DATASUM of HDU {name} is wrong: its data are not what was written")

@@ -7,7 +7,7 @@ import pytest
 from lightkeeper.domain.healing import Remedy, TransformationFacts, remedy
 from lightkeeper.domain.states import Transformation
 
-FACTS = TransformationFacts(1, "t", False, None, None, waiting=0, ready=0, tasks=4, done=4, failed=0)
+FACTS = TransformationFacts(1, "t", False, None, None, waiting=0, ready=0, lost=0, tasks=4, done=4, failed=0)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,9 @@ FACTS = TransformationFacts(1, "t", False, None, None, waiting=0, ready=0, tasks
         ),
         ({"done": 2, "failed": 2}, Remedy.DECIDE, "2 of 4 tasks failed in every attempt"),
         ({"tasks": 0, "done": 0}, Remedy.COMPLETE, "all 0 tasks"),
+        ({"waiting": 3, "ready": 2, "lost": 1}, Remedy.FLUSH, "2 files wait below the group size"),
+        ({"waiting": 1, "lost": 1}, Remedy.DECIDE, "1 of its input files have no copy left"),
+        ({"waiting": 2, "lost": 1}, Remedy.WAIT, "1 file waits for a verified copy"),
     ],
 )
 @pytest.mark.feature("S1-039", "S1-044", "S1-045")

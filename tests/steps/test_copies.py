@@ -1,13 +1,17 @@
 """Steps 2 and 3: two verified copies at distinct centres, then free on site; and nothing else, whatever breaks."""
 
 import errno
+import time
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.conftest import TOPOLOGY, World
 
 from lightkeeper.adapters.mover_stream import StreamMover
-from lightkeeper.domain.errors import Unavailable
+from lightkeeper.adapters.storage_posix import PosixStorage
+from lightkeeper.domain.errors import Invalid, Unavailable
 from lightkeeper.steps import audit, heal, replicate, report, topology, transfer
 from lightkeeper.store import catalog
 from lightkeeper.testing.faults import CorruptingMover
@@ -260,7 +264,8 @@ def test_a_disk_error_at_the_source_is_an_attempt_that_failed_and_stops_nothing_
     names = [f"/test/raw/n{n}.plain" for n in range(3)]
     world.register(*names)
     replicate.settle(world.ctx)
-    assert transfer.carry_out(world.having(mover=Unreadable()).ctx) == 3
+    unreadable = world.having(mover=Unreadable())
+    assert sum(transfer.carry_out(unreadable.ctx) for _ in names) == 3
     assert world.value("SELECT array_agg(DISTINCT error) FROM transfer") == ["reading failed: Input/output error"]
     world.settle()
     assert all(len(world.copies(name)) == 2 for name in names)
@@ -277,3 +282,97 @@ def test_a_storage_that_is_away_makes_no_copy_lost(world: World):
     audit.recheck(world.ctx)
     assert world.copies(FILE)["north"] == "Available"
     (world.root / "unmounted").rename(world.root / "north")
+
+
+def ready_to_free(world: World) -> None:
+    """Two verified copies, and an intent to delete the original that is not carried out yet."""
+    world.deliver(FILE)
+    world.ingest()
+    for _ in range(3):
+        replicate.settle(world.ctx)
+        transfer.carry_out(world.ctx)
+    assert world.value("SELECT count(*) FROM intent WHERE state = 'Approved'") == 1
+
+
+def test_of_two_workers_that_delete_the_one_whose_intent_was_voided_touches_nothing(world: World):
+    ready_to_free(world)
+    with world.ctx.db.transaction() as conn:
+        (stale,) = transfer.transfers.open_intents(conn, 10)
+    centre = next(name for name in world.copies(FILE) if name != "mountain")
+    suspect = "UPDATE replica r SET state = 'Suspect' FROM storage s WHERE s.storage_id = r.storage_id AND s.name = %s"
+    world.value(suspect, centre)
+    transfer.delete(world.ctx)
+    storages = {s.storage_id: s for s in world.storages}
+    assert transfer._is_carried_out(world.ctx, stale, storages) is False
+    assert world.copies(FILE)["mountain"] == "Available"
+    audit.recheck(world.ctx)
+    world.settle()
+
+
+def test_one_deletion_that_cannot_be_done_does_not_stop_the_others(world: World, monkeypatch: pytest.MonkeyPatch):
+    other = "/test/raw/n2.plain"
+    world.deliver(other)
+    ready = PosixStorage.delete
+
+    def failing(self: PosixStorage, path: str) -> bool:
+        if path == FILE:
+            raise Unavailable("the disk is read-only")
+        return ready(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PosixStorage, "delete", failing)
+        world.deliver(FILE)
+        world.ingest()
+        world.settle()
+        assert "mountain" in world.copies(FILE)
+        assert "mountain" not in world.copies(other)
+    world.settle()
+    assert "mountain" not in world.copies(FILE)
+
+
+def test_a_deletion_on_a_disk_that_is_not_mounted_is_not_taken_for_done_against_the_evidence(world: World):
+    ready_to_free(world)
+    suspect = "UPDATE replica r SET state = 'Suspect' FROM storage s WHERE s.storage_id = r.storage_id AND s.name <> %s"
+    world.value(suspect, "mountain")
+    original = world.root / "mountain" / FILE[1:]
+    original.rename(world.root / "away")
+    transfer.delete(world.ctx)
+    assert world.copies(FILE)["mountain"] == "Lost"
+    assert world.value("SELECT state::text FROM intent") == "Void"
+    audit.recheck(world.ctx)
+    world.settle()
+
+
+def test_a_transfer_that_takes_longer_than_its_lease_is_not_taken_for_abandoned(world: World):
+    class Slow(StreamMover):
+        def copy(self, *arguments: Any, **more: Any) -> Any:
+            time.sleep(1.2)
+            heal.release_abandoned(world.ctx)
+            return super().copy(*arguments, **more)
+
+    world.register(FILE)
+    replicate.settle(world.ctx)
+    brief = world.ctx.settings.model_copy(update={"lease": timedelta(seconds=0.8)})
+    transfer.carry_out(world.having(mover=Slow(), settings=brief).ctx)
+    assert world.value("SELECT state::text || attempts FROM transfer") == "Done1"
+
+
+def test_a_late_arrival_of_a_transfer_that_was_taken_over_is_not_recorded(world: World):
+    world.register(FILE)
+    replicate.settle(world.ctx)
+
+    class Overtaken(StreamMover):
+        def copy(self, *arguments: Any, **more: Any) -> Any:
+            heal.after_restart(world.ctx)
+            return super().copy(*arguments, **more)
+
+    transfer.carry_out(world.having(mover=Overtaken()).ctx)
+    assert world.value("SELECT state::text FROM transfer") == "Waiting"
+    assert world.copies(FILE) == {"north": "Available"}
+    world.settle()
+
+
+def test_a_policy_that_could_never_free_is_refused(world: World):
+    document = "policies:\n  raw: {files: {level: 0}, copies: 1, free_on_site: true}\n"
+    with pytest.raises(Invalid, match="needs at least 2 copies"):
+        topology.apply(world.ctx, document)

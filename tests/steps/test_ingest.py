@@ -11,7 +11,7 @@ from tests.conftest import World
 from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.domain.errors import Unavailable
 from lightkeeper.ports import Product
-from lightkeeper.steps import ingest
+from lightkeeper.steps import ingest, topology
 from lightkeeper.store import catalog, triggers
 from lightkeeper.testing.observatory import PlainReader
 
@@ -249,3 +249,68 @@ def test_the_folders_of_a_delivery_are_synced_up_to_the_root(world: World, monke
     world.ingest()
     root = world.root / "mountain"
     assert {str(root), str(root / "test"), str(root / "test/raw"), str(root / FILE[1:])} <= synced
+
+
+def test_a_trigger_named_like_a_folder_moves_no_folder(world: World):
+    world.deliver(FILE)
+    world.ingest()
+    (world.root / "mountain/test.trigger").touch()
+    world.ingest()
+    assert "/test" in reasons(world)
+    assert world.copies(FILE) == {"mountain": "Available"}
+    assert (world.root / "mountain" / FILE[1:]).exists()
+
+
+def test_a_damaged_redelivery_of_a_registered_file_takes_its_replica_out_of_account(world: World):
+    world.deliver(FILE)
+    world.ingest()
+    world.settle()
+    world.deliver(FILE)
+    world.ingest()
+    assert world.copies(FILE)["mountain"] == "Available"
+    world.deliver(FILE, "size=1")
+    world.ingest()
+    assert "has 1 bytes" in reasons(world)[FILE]
+    assert world.copies(FILE)["mountain"] == "Lost"
+
+
+def test_names_that_are_no_text_or_too_long_do_not_stop_the_scan(world: World):
+    strange = os.fsencode(world.root / "mountain") + b"/bad\xff"
+    os.mkdir(strange)  # noqa: PTH102  # a name that is no text
+    with open(strange + b"/x.plain.trigger", "wb"):  # noqa: PTH123
+        pass
+    deep = world.root / "mountain"
+    for _ in range(6):
+        deep /= "d" * 200
+        deep.mkdir()
+    (deep / "x.plain.trigger").touch()
+    world.deliver(FILE)
+    world.ingest()
+    assert files(world) == {FILE}
+    os.remove(strange + b"/x.plain.trigger")  # noqa: PTH107
+    os.rmdir(strange)  # noqa: PTH106
+
+
+@pytest.mark.parametrize("text", ["a\0b", "half \ud800 of a character"])
+def test_metadata_that_no_catalogue_can_keep_refuse_their_own_file_only(world: World, text: str):
+    world.deliver("/test/raw/bad.plain", kind=text)
+    world.deliver(FILE)
+    world.ingest()
+    assert files(world) == {FILE}
+    assert "no catalogue can keep" in reasons(world)["/test/raw/bad.plain"]
+
+
+def test_the_same_name_with_other_content_at_two_interfaces_is_registered_once_and_refused_once(world: World):
+    (world.root / "valley").mkdir()
+    more = f"storages:\n  valley: {{site: Mountain, root: {world.root}/valley, ingest: true}}\n"
+    topology.apply(world.ctx, more)
+    world.deliver(FILE, "first")
+    other = world.root / "valley" / FILE[1:]
+    other.parent.mkdir(parents=True)
+    other.write_text('{"level": 0, "night": "2030-01-02"}\nsecond')
+    other.with_name(other.name + ".trigger").touch()
+    world.ingest()
+    world.value("UPDATE trigger SET not_before = now() WHERE state = 'Accepted'")
+    world.ingest()
+    assert "another content" in reasons(world)[FILE]
+    assert list(world.copies(FILE).values()) == ["Available"]

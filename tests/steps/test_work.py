@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.conftest import World
+from tests.conftest import NoPilots, World
 
 from lightkeeper.adapters.storage_posix import PosixStorage
-from lightkeeper.domain.errors import Conflict, Invalid, Refused
+from lightkeeper.domain.errors import Conflict, Invalid, Refused, Unavailable
 from lightkeeper.domain.fixity import fixity_of
 from lightkeeper.steps import heal, produce, report, run, transform
 from lightkeeper.store import reports, work
@@ -429,3 +429,56 @@ def test_an_open_production_ends_when_it_is_closed(world: World):
     assert produce.close(world.ctx, "p") == 1
     do_all(world, Hands.at(world, "North"))
     assert world.value("SELECT state::text FROM production") == "Completed"
+
+
+def test_a_report_that_cannot_be_accepted_fails_its_own_job_and_holds_up_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    world.register("/test/raw/n1.plain", "/test/raw/n2.plain")
+    submit(world, {"query": {"level": 0}, "group_size": 1})
+    go_on(world)
+    hands = Hands.at(world, "North")
+    first, second = hands.claim(), hands.claim()
+    assert first
+    assert second
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "accept", lambda *_: True)
+        hands.finish(first)
+        hands.finish(second)
+    world.value("UPDATE job SET state_since = now() - interval '1 minute' WHERE state = 'Completing'")
+    whole = run.accept
+
+    def accept(ctx: Any, job_id: int) -> bool:
+        if job_id == first["job_id"]:
+            raise KeyError("what nobody foresaw")
+        return whole(ctx, job_id)
+
+    monkeypatch.setattr(run, "accept", accept)
+    assert run.accept_reported(world.ctx) == 2
+    assert world.value("SELECT state::text FROM job WHERE job_id = %s", second["job_id"]) == "Done"
+    assert "KeyError" in world.value("SELECT application_status FROM job WHERE job_id = %s", first["job_id"])
+
+
+def test_an_executor_that_refuses_is_not_asked_again_at_once(world: World):
+    class Refusing(NoPilots):
+        def start(self, order: object) -> str:
+            raise Unavailable("the batch system is down")
+
+    world.register(*(f"/test/raw/n{n}.plain" for n in range(9)))
+    submit(world, {"query": {"level": 0}, "group_size": 1})
+    go_on(world)
+    assert run.keep_pilots(world.having(executors={"none": Refusing()}).ctx, "http://nowhere") == 0
+    assert world.value("SELECT count(*) FROM pilot") == 2, "one try at each of the two sites"
+
+
+def test_a_lost_input_does_not_hold_the_others_and_a_person_is_told(world: World):
+    world.register("/test/raw/n1.plain", "/test/raw/n2.plain", "/test/raw/n3.plain")
+    world.settle()
+    submit(world, {"query": {"level": 0}, "group_size": 5})
+    gone = "UPDATE replica SET state = 'Lost' WHERE file_id = (SELECT min(file_id) FROM file)"
+    world.value(gone)
+    do_all(world, Hands.at(world, "North"))
+    assert transformation(world).processed == 2
+    assert "1 of its input files have no copy left" in report.transformation(world.ctx, 1).waits_for
+    world.value("UPDATE replica SET state = 'Available' WHERE state = 'Lost'")
+    do_all(world, Hands.at(world, "North", "again"))

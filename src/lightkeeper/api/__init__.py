@@ -9,7 +9,9 @@ from dataclasses import asdict
 from http import HTTPStatus
 from typing import Annotated, Any
 
+import psycopg
 from fastapi import Depends, FastAPI, Header, Request
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
@@ -59,6 +61,19 @@ def make_api(ctx: Context, token: str) -> FastAPI:
     def _(_request: Request, error: LightkeeperError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
         content = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
         return JSONResponse(content, STATUS.get(error.code, HTTPStatus.INTERNAL_SERVER_ERROR))
+
+    @app.exception_handler(psycopg.DataError)
+    def _(_request: Request, error: psycopg.DataError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+        told = f"a value is not one that the database can hold: {str(error).splitlines()[0]}"
+        return JSONResponse({"error": {"code": "invalid", "message": told, "hint": ""}}, STATUS["invalid"])
+
+    @app.exception_handler(psycopg.OperationalError)
+    def _(_request: Request, error: psycopg.OperationalError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+        told = f"the database does not answer now: {str(error).splitlines()[0]}"
+        return JSONResponse({"error": {"code": "unavailable", "message": told, "hint": ""}}, STATUS["unavailable"])
+
+    # A page from elsewhere must not read us through the name of its own server (DNS rebinding).
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]", "testserver"])
 
     def operator(authorization: Annotated[str, Header()] = "") -> None:
         if not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):

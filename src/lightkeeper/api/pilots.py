@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from lightkeeper.context import Context
 from lightkeeper.steps import run
@@ -16,17 +16,26 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+def _without_nul(text: str) -> str:
+    """What tools print may hold anything; PostgreSQL keeps no NUL."""
+    return text.replace("\0", "�").encode(errors="replace").decode()
+
+
+Text = Annotated[str, AfterValidator(_without_nul)]
+Number = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+
+
 class Alive(Body):
     """The pilot's jobs and what each is at."""
 
-    jobs: dict[int, str] = {}
+    jobs: dict[int, Text] = {}
 
 
 class Output(Body):
     """An uploaded output."""
 
-    name: str
-    size: int = Field(ge=0)
+    name: Text
+    size: int = Field(ge=0, lt=2**63)
     sha256: str
     adler32: str
 
@@ -34,28 +43,28 @@ class Output(Body):
 class BadReplica(Body):
     """An input that did not read as the catalogue says."""
 
-    lfn: str
-    storage: str
-    why: str
+    lfn: Text
+    storage: Text
+    why: Text
 
 
 class Finished(Body):
     """Outputs lie in the job's temporary area on `storage`."""
 
-    storage: str
+    storage: Text
     outputs: list[Output]
-    provenance: list[str]
-    log: str
+    provenance: list[Text]
+    log: Text
     bad_replicas: list[BadReplica] = []
 
 
 class Failure(Body):
     """Why a job failed."""
 
-    minor_status: str = Field(max_length=200)
-    application_status: str = Field(max_length=2000)
-    exit_code: int | None = None
-    log: str = ""
+    minor_status: Text = Field(max_length=200)
+    application_status: Text = Field(max_length=2000)
+    exit_code: Number | None = None
+    log: Text = ""
     bad_replicas: list[BadReplica] = []
 
 

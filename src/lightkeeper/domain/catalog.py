@@ -74,11 +74,29 @@ class Vocabulary:
         return sorted(self._keys.values(), key=lambda key: key.name)
 
 
+def is_storable(value: object) -> bool:
+    """Whether every text in a JSON value can be kept: without NUL and without lone surrogates."""
+    if isinstance(value, str):
+        try:
+            return "\0" not in value and bool(value.encode() or True)
+        except UnicodeEncodeError:
+            return False
+    if isinstance(value, list):
+        return all(is_storable(part) for part in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(value, dict):
+        return all(is_storable(k) and is_storable(v) for k, v in value.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return True
+
+
 def normalise(key: MetaKey, value: object) -> MetaValue:
     """`value` as the type of `key`, so that equal values are equal in the catalogue: 20 is 20.0 for a float key.
 
     Raises Invalid for anything that would have to be guessed.
     """
+    if not is_storable(value):
+        raise Invalid(
+            f"metadata key '{key.name}' holds a character that no catalogue can keep (NUL or half a character)"
+        )
     match key.type, value:
         case KeyType.BOOL, bool():
             return value

@@ -121,6 +121,7 @@ MOVES: Final[Mapping[Kind, Mapping[tuple[State, State], str]]] = {
         (Replica.SUSPECT, Replica.LOST): "audit: read again and not in order",
         (Replica.LOST, Replica.AVAILABLE): "ingest, transfer: the bytes are there again and agree",
         (Replica.DELETING, Replica.AVAILABLE): "transfer: the intent was void",
+        (Replica.DELETING, Replica.LOST): "transfer: the intent was void, and the file is not there any more",
     },
     Transfer: {
         (Transfer.WAITING, Transfer.RUNNING): "transfer: claimed",

@@ -37,6 +37,7 @@ def recheck(ctx: Context) -> int:
     with ctx.db.transaction() as conn:
         copies = catalog.take_recheck(conn, limit=20)
         elements = {s.storage_id: s for s in topology.storages(conn)}
+    read = 0
     for copy in copies:
         element, replica = elements[copy.storage_id], (copy.file_id, copy.storage_id)
         try:
@@ -54,8 +55,9 @@ def recheck(ctx: Context) -> int:
                 catalog.verified_again(conn, replica)
                 transitions.move_replicas(conn, [replica], Replica.SUSPECT, Replica.AVAILABLE, "read again, in order")
             transfers.unsettle(conn, [copy.file_id])
+        read += 1
         ctx.log.info("read again", file=copy.path, at=element.name, fault=fault)
-    return len(copies)
+    return read
 
 
 def fsck(ctx: Context, *, read_bytes: bool = False) -> Fsck:

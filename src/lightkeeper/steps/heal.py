@@ -6,6 +6,7 @@ are pure (`domain/healing.py`); each remedy is a row that reports show.
 """
 
 from lightkeeper.context import Context
+from lightkeeper.domain.errors import LightkeeperError
 from lightkeeper.domain.healing import Remedy, remedy
 from lightkeeper.domain.states import Job, Pilot, Production, Transfer, Transformation
 from lightkeeper.store import db, transfers, transitions, triggers, work
@@ -50,7 +51,12 @@ def _lost_pilots(ctx: Context) -> int:
         pilots = work.live_pilots(conn)
     running: set[str] = set()
     for name in {p.executor for p in pilots} & ctx.executors.keys():
-        running |= ctx.executors[name].running([p.handle for p in pilots if p.handle and p.executor == name])
+        handles = [p.handle for p in pilots if p.handle and p.executor == name]
+        try:
+            running |= ctx.executors[name].running(handles)
+        except LightkeeperError as error:  # it says nothing about its pilots: their silence will
+            ctx.log.warning("executor does not answer", executor=name, why=error.message)
+            running |= set(handles)
     lost = [
         pilot
         for pilot in pilots

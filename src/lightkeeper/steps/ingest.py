@@ -23,10 +23,12 @@ from lightkeeper.domain.names import printable
 from lightkeeper.domain.states import Replica
 from lightkeeper.ports import LocalStorage, Product
 from lightkeeper.steps.outcome import Outcome
-from lightkeeper.store import catalog, provenance, topology, transitions, triggers
+from lightkeeper.store import catalog, provenance, topology, transfers, transitions, triggers
+from lightkeeper.store.db import Connection
 from lightkeeper.store.triggers import Claim
 
 SUFFIX = ".trigger"
+MAX_PATH = 1000
 QUARANTINE = "/.lightkeeper/quarantine"
 """Below the storage the delivery was made to: the move is a rename and cannot half-fail."""
 
@@ -54,7 +56,7 @@ def _announced(trigger: str) -> str:
 
 
 def _trigger_files(root: Path) -> Iterator[str]:
-    """Paths of trigger files below `root`, each with leading '/'. Names that are no text are left where they are."""
+    """Paths of trigger files below `root`, each with leading '/'. Names that are no text, or too long, are left."""
     stack = [""]
     while stack:
         below = stack.pop()
@@ -64,12 +66,14 @@ def _trigger_files(root: Path) -> Iterator[str]:
                     path = f"{below}/{entry.name}" if below else entry.name
                     if entry.name.startswith(".") and entry.name != SUFFIX:
                         continue
+                    if not entry.name.isprintable() or len(path) > MAX_PATH:
+                        continue
                     if entry.is_dir(follow_symlinks=False):
                         stack.append(path)
-                    elif entry.name.endswith(SUFFIX) and entry.name.isprintable():
+                    elif entry.name.endswith(SUFFIX):
                         yield "/" + path
-        except FileNotFoundError:
-            continue  # a directory was removed while we looked
+        except OSError:
+            continue  # removed while we looked, or not ours to read: the other folders do not wait for it
 
 
 def register_accepted(ctx: Context) -> int:
@@ -84,8 +88,15 @@ def register_accepted(ctx: Context) -> int:
         reads = [pool.submit(_read, ctx, elements[c.storage_id], c, vocabulary) for c in claims]
     products = [read.result() for read in reads]
     _make_names_durable(ctx, elements, claims)
-    early = [c for c, product in zip(claims, products, strict=True) if product is None]
-    read = [(c, product) for c, product in zip(claims, products, strict=True) if product is not None]
+    early: list[Claim] = []
+    read: list[tuple[Claim, Product]] = []
+    names: set[str] = set()
+    for claim, product in zip(claims, products, strict=True):
+        if product is None or claim.path in names:  # one name at a time: another storage may deliver it too
+            early.append(claim)
+        else:
+            names.add(claim.path)
+            read.append((claim, product))
     good = [(c, product) for c, product in read if not product.problems]
     bad = [(c, "; ".join(product.problems)) for c, product in read if product.problems]
     if early:
@@ -214,6 +225,7 @@ def _quarantine(ctx: Context, element: StorageElement, claim: Claim, reason: str
         if not triggers.still_ours(conn, [claim]):
             return
         triggers.note_quarantine(conn, claim.trigger_id, reason, where)
+        _count_no_more(conn, claim)
     storage.write(where + ".reason", [reason.encode() + b"\n"])
     for path in (claim.path, claim.path + SUFFIX):
         _set_aside(storage.local_path(path), storage.local_path(where + path.removeprefix(claim.path)))
@@ -223,12 +235,22 @@ def _quarantine(ctx: Context, element: StorageElement, claim: Claim, reason: str
     ctx.log.warning("quarantined", path=printable(claim.path), why=reason)
 
 
+def _count_no_more(conn: Connection, claim: Claim) -> None:
+    """The bytes under this name go to the quarantine: a replica that was recorded there is lost."""
+    with suppress(Invalid):  # a name that cannot be in the catalogue is of no file that is
+        for file in catalog.files_by_lfn(conn, [claim.path]):
+            replica = (file.file_id, claim.storage_id)
+            why = "overwritten on site by a delivery that was refused"
+            transitions.move_replicas(conn, [replica], Replica.AVAILABLE, Replica.LOST, why)
+            transfers.unsettle(conn, [file.file_id])
+
+
 def _set_aside(source: Path, target: Path) -> None:
-    """Rename whatever lies at `source`, a link or a folder too, if it is still there."""
-    try:
-        source.rename(target)
-    except FileNotFoundError:
+    """Rename the file or link at `source`, if one is still there; a folder that a trigger named stays where it is."""
+    if source.is_dir() and not source.is_symlink():
         return
+    with suppress(FileNotFoundError):
+        source.rename(target)
 
 
 def _remove_trigger_file(ctx: Context, element: StorageElement, path: str) -> None:

@@ -20,7 +20,7 @@ from lightkeeper.context import Context
 from lightkeeper.domain.catalog import Media, NewFile, SiteKind, StorageElement
 from lightkeeper.domain.errors import Conflict, Corrupt, LightkeeperError, NotFound, Refused, Unavailable
 from lightkeeper.domain.fixity import chunks_of, fixity_of
-from lightkeeper.domain.names import Fixity, Lfn
+from lightkeeper.domain.names import Fixity, Lfn, printable
 from lightkeeper.domain.provenance import RanActivity
 from lightkeeper.domain.states import Job, Pilot, Replica
 from lightkeeper.domain.work import ExpectedOutput, JobInput, JobOrder, JobRecipe
@@ -148,17 +148,27 @@ def accept_reported(ctx: Context) -> int:
     """Finish the jobs that were reported while nobody was there to accept them; return how many."""
     with ctx.db.transaction() as conn:
         jobs = work.completing_jobs(conn, older_than=timedelta(seconds=10))
-    for job_id in jobs:
-        accept(ctx, job_id)
-    return len(jobs)
+    return sum(_is_accepted(ctx, job_id) for job_id in jobs)
 
 
-def accept(ctx: Context, job_id: int) -> None:
-    """Verify, promote and register a reported job's outputs, or fail the job with the reason."""
+def _is_accepted(ctx: Context, job_id: int) -> bool:
+    """Whether a reported job came to an end; what nobody foresaw fails that job alone."""
+    try:
+        return accept(ctx, job_id)
+    except Exception as error:  # a report that the database refuses would otherwise hold up every later one
+        ctx.log.error("accepting failed", job=job_id, exc_info=error)
+        told = f"{type(error).__name__}: {printable(str(error))}"
+        _fail_from(ctx, job_id, Job.COMPLETING, "Accepting output data", told, None)
+        return True
+
+
+def accept(ctx: Context, job_id: int) -> bool:
+    """Verify, promote and register a reported job's outputs, or fail the job with the reason. False when a storage
+    does not answer: it is tried again."""
     with ctx.db.transaction() as conn:
         job = work.completing_job(conn, job_id)
         if job is None:
-            return
+            return True
         files = catalog.files_by_id(conn, work.inputs_of_task(conn, job.task_id))
         storages = {s.name: s for s in topology.storages(conn)}
     try:
@@ -169,8 +179,10 @@ def accept(ctx: Context, job_id: int) -> None:
         _register(ctx, job, recipe, outputs, activities, element, {file.lfn: file.file_id for file in files})
     except Unavailable as error:
         ctx.log.warning("job not accepted yet", job=job_id, why=error.message)
+        return False
     except LightkeeperError as error:
         _fail_from(ctx, job_id, Job.COMPLETING, "Accepting output data", error.message, None)
+    return True
 
 
 def _verified(storage: Storage, job: CompletingJob, expected: Sequence[ExpectedOutput]) -> dict[str, Fixity]:
@@ -289,13 +301,15 @@ def keep_pilots(ctx: Context, api_url: str) -> int:
     started = 0
     for load in loads:
         for _ in range(min(load.pilots - load.live, load.waiting)):
-            _start_pilot(ctx, load, api_url)
+            if not _start_pilot(ctx, load, api_url):
+                break  # the executor will refuse the others too; it is asked again in a while
             started += 1
     return started
 
 
-def _start_pilot(ctx: Context, load: work.SiteLoad, api_url: str) -> None:
-    """The pilot is in the database before it exists: one whose start was not recorded is found and given up."""
+def _start_pilot(ctx: Context, load: work.SiteLoad, api_url: str) -> bool:
+    """Start a pilot; whether the executor took it. The pilot is in the database before it exists: one whose start was
+    not recorded is found and given up."""
     secret, name = secrets.token_urlsafe(32), f"{load.name}-{secrets.token_hex(4)}"
     with ctx.db.transaction() as conn:
         pilot_id = work.add_pilot(conn, load.site_id, name, load.executor, _digest(secret))
@@ -306,10 +320,11 @@ def _start_pilot(ctx: Context, load: work.SiteLoad, api_url: str) -> None:
         with ctx.db.transaction() as conn:
             transitions.move(conn, [pilot_id], Pilot.SUBMITTED, Pilot.LOST, error.message)
         ctx.log.warning("pilot not started", site=load.name, why=error.message)
-        return
+        return False
     with ctx.db.transaction() as conn:
         work.pilot_started(conn, pilot_id, handle)
     ctx.log.info("pilot started", pilot=name, site=load.name, handle=handle)
+    return True
 
 
 # --- helpers -----------------------------------------------------------------------------------------------------

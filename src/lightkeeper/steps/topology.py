@@ -16,6 +16,7 @@ from lightkeeper.context import Context
 from lightkeeper.domain.catalog import KeyLevel, Media, SiteKind, StorageElement
 from lightkeeper.domain.errors import Conflict, Invalid, LightkeeperError, nearest
 from lightkeeper.domain.names import parse_name
+from lightkeeper.domain.policy import MIN_COPIES_TO_FREE
 from lightkeeper.domain.query import Query
 from lightkeeper.domain.units import parse_rate
 from lightkeeper.store import topology
@@ -173,6 +174,11 @@ def _check(ctx: Context, conn: Connection, document: Document) -> None:
     for name, policy in document.policies.items():
         parse_name(name, "policy")
         query = Query.from_map(policy.files, vocabulary)
+        if policy.free_on_site and policy.copies < MIN_COPIES_TO_FREE:
+            raise Invalid(
+                f"policies.{name}: free_on_site needs at least {MIN_COPIES_TO_FREE} copies, not {policy.copies}",
+                hint="ask for more copies, or keep the file on site",
+            )
         if query.jsonpath(vocabulary, KeyLevel.FILE):
             raise Invalid(
                 f"policies.{name}.files: a policy is chosen by keys that whole sets share, not by file-level keys"

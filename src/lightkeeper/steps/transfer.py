@@ -5,9 +5,10 @@ Worker: carry_out in several threads, delete in one. Safe to run twice: transfer
 and a copy that was made but not recorded is made again over itself.
 """
 
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import StorageElement
@@ -22,7 +23,8 @@ from lightkeeper.store.transfers import ClaimedTransfer, OpenIntent
 
 ARRIVALS = "/.lightkeeper/arrivals"
 """Where a copy lies until it was read back: nothing under an LFN is ever unverified."""
-BATCH = 4
+BATCH = 1
+"""A lease runs while its file is copied, so only what is copied at once is claimed."""
 
 
 def carry_out(ctx: Context) -> int:
@@ -44,7 +46,8 @@ def _copy(ctx: Context, transfer: ClaimedTransfer, storages: dict[int, StorageEl
     source, target = ctx.storage(storages[transfer.source_id]), ctx.storage(storages[transfer.target_id])
     arrival = f"{ARRIVALS}/{transfer.transfer_id}.{transfer.epoch}"
     try:
-        read_back = ctx.mover.copy(source, transfer.path, target, arrival, _keep_lease(ctx, transfer))
+        with _lease_kept(ctx, transfer):
+            read_back = ctx.mover.copy(source, transfer.path, target, arrival, _at_rate(transfer))
         if (read_back.size, read_back.sha256) != (transfer.size, transfer.sha256):
             raise Corrupt(
                 f"it arrived at {storages[transfer.target_id].name} with sha256 {read_back.sha256[:12]}… and "
@@ -61,20 +64,33 @@ def _copy(ctx: Context, transfer: ClaimedTransfer, storages: dict[int, StorageEl
     ctx.log.info("copied", file=transfer.path, to=storages[transfer.target_id].name, bytes=transfer.size)
 
 
-def _keep_lease(ctx: Context, transfer: ClaimedTransfer) -> Callable[[int], None]:
-    """Told of progress: extends the lease now and then and keeps to the link's rate."""
+@contextmanager
+def _lease_kept(ctx: Context, transfer: ClaimedTransfer) -> Generator[None]:
+    """Extend the lease from time to time for as long as the block takes, whatever the mover is at."""
+    done = threading.Event()
+
+    def keep() -> None:
+        while not done.wait(ctx.settings.lease.total_seconds() / 4):
+            with ctx.db.transaction() as conn:
+                if not transfers.extend_lease(conn, transfer, ctx.settings.lease):
+                    return  # somebody took it over; what we bring will not be recorded
+
+    keeper = threading.Thread(target=keep, name="lease", daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        done.set()
+        keeper.join()
+
+
+def _at_rate(transfer: ClaimedTransfer) -> Callable[[int], None]:
+    """Told of progress: keeps to the link's rate."""
     started = time.monotonic()
-    extended = started
 
     def progress(done: int) -> None:
-        nonlocal extended
-        now = time.monotonic()
         if transfer.max_rate:
-            time.sleep(max(0.0, done / transfer.max_rate - (now - started)))
-        if now - extended > ctx.settings.lease.total_seconds() / 3:
-            extended = now
-            with ctx.db.transaction() as conn:
-                transfers.extend_lease(conn, transfer, ctx.settings.lease)
+            time.sleep(max(0.0, done / transfer.max_rate - (time.monotonic() - started)))
 
     return progress
 
@@ -130,14 +146,23 @@ def delete(ctx: Context) -> int:
     with ctx.db.transaction() as conn:
         intents = transfers.open_intents(conn, 200)
         storages = {s.storage_id: s for s in topology.storages(conn)}
-    for intent in intents:
+    return sum(_is_carried_out(ctx, intent, storages) for intent in intents)
+
+
+def _is_carried_out(ctx: Context, intent: OpenIntent, storages: dict[int, StorageElement]) -> bool:
+    """Whether one intent came to an end; one that cannot now does not stop the others."""
+    try:
         with ctx.db.transaction() as conn:
+            if not transfers.lock_intent(conn, intent):
+                return False
             replica = (intent.file_id, intent.storage_id)
-            transitions.move_replicas(
-                conn, [replica], Replica.AVAILABLE, Replica.DELETING, f"intent {intent.intent_id}"
-            )
+            why = f"intent {intent.intent_id}"
+            transitions.move_replicas(conn, [replica], Replica.AVAILABLE, Replica.DELETING, why)
         _delete_one(ctx, intent, storages)
-    return len(intents)
+    except (LightkeeperError, OSError) as error:
+        ctx.log.error("not deleted", file=intent.path, intent=intent.intent_id, why=str(error))
+        return False
+    return True
 
 
 def _delete_one(ctx: Context, intent: OpenIntent, storages: dict[int, StorageElement]) -> None:
@@ -146,12 +171,12 @@ def _delete_one(ctx: Context, intent: OpenIntent, storages: dict[int, StorageEle
         copies = transfers.lock_file_for_deletion(conn, intent)
         if copies is None:
             return
-        already_gone = storage.stat(intent.path) is None  # unlinked before a crash, under evidence that held then
+        already_gone = storage.stat(intent.path) is None  # unlinked before a crash, or its disk is not mounted
         objection = may_free(copies, intent.storage_id, intent.copies, storages, db.now(conn))
         if transfers.in_use(conn, intent.file_id, intent.storage_id):
             objection = "a transfer reads it"
-        if objection and not already_gone:
-            transfers.void(conn, intent, objection)
+        if objection:
+            transfers.void(conn, intent, objection, gone=already_gone)
             ctx.log.warning("not deleted", file=intent.path, intent=intent.intent_id, why=objection)
             return
         storage.delete(intent.path)

@@ -442,17 +442,17 @@ def take_recheck(conn: Connection, limit: int) -> list[Stored]:
         WITH asked AS (
             DELETE FROM recheck
              WHERE (file_id, storage_id) IN (
-                   SELECT file_id, storage_id FROM recheck LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+                   SELECT file_id, storage_id FROM recheck JOIN storage USING (storage_id)
+                    WHERE enabled LIMIT %(limit)s FOR UPDATE OF recheck SKIP LOCKED)
             RETURNING file_id, storage_id),
         suspect AS (
-            SELECT file_id, storage_id FROM replica WHERE state = 'Suspect' LIMIT %(limit)s)
+            SELECT file_id, storage_id FROM replica JOIN storage USING (storage_id)
+             WHERE state = 'Suspect' AND enabled ORDER BY random() LIMIT %(limit)s)
         SELECT r.file_id, r.storage_id, d.path || '/' || f.name AS path, f.size, encode(f.sha256, 'hex') AS sha256
           FROM (SELECT * FROM asked UNION SELECT * FROM suspect) w
           JOIN replica r USING (file_id, storage_id)
-          JOIN storage s USING (storage_id)
           JOIN file f USING (file_id)
           JOIN directory d USING (dir_id)
-         WHERE s.enabled
         """,
         limit=limit,
     )

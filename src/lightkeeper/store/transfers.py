@@ -353,6 +353,17 @@ def open_intents(conn: Connection, limit: int) -> list[OpenIntent]:
     )
 
 
+def lock_intent(conn: Connection, intent: OpenIntent) -> bool:
+    """Lock an intent's row if it is still open."""
+    return bool(
+        values(
+            conn,
+            "SELECT intent_id FROM intent WHERE intent_id = %(id)s AND state = 'Approved' FOR UPDATE",
+            id=intent.intent_id,
+        )
+    )
+
+
 def lock_file_for_deletion(conn: Connection, intent: OpenIntent) -> FileCopies | None:
     """Lock the file's row and return its copies; None when the intent is no longer open."""
     conn.execute("SELECT FROM file WHERE file_id = %s FOR UPDATE", (intent.file_id,))
@@ -397,10 +408,11 @@ def deleted(conn: Connection, intent: OpenIntent) -> None:
     unsettle(conn, [intent.file_id])
 
 
-def void(conn: Connection, intent: OpenIntent, why: str) -> None:
-    """The evidence no longer holds: the replica stays."""
+def void(conn: Connection, intent: OpenIntent, why: str, *, gone: bool) -> None:
+    """The evidence no longer holds: the replica stays, or is Lost when its file is not there any more."""
     move(conn, [intent.intent_id], Intent.APPROVED, Intent.VOID, why)
-    move_replicas(conn, [(intent.file_id, intent.storage_id)], ReplicaState.DELETING, ReplicaState.AVAILABLE, why)
+    state = ReplicaState.LOST if gone else ReplicaState.AVAILABLE
+    move_replicas(conn, [(intent.file_id, intent.storage_id)], ReplicaState.DELETING, state, why)
     unsettle(conn, [intent.file_id])
 
 

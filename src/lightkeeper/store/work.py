@@ -205,13 +205,15 @@ def facts(conn: Connection) -> list[TransformationFacts]:
     """What healing decides on, for every transformation that is Active, parents first."""
     found = conn.execute("""
         SELECT t.transformation_id, t.name, t.open, t.parent_id, parent.state,
-               coalesce(w.waiting, 0), coalesce(w.ready, 0),
+               coalesce(w.waiting, 0), coalesce(w.ready, 0), coalesce(w.lost, 0),
                coalesce(k.n, 0), coalesce(k.done, 0), coalesce(k.failed, 0)
           FROM transformation t
           LEFT JOIN transformation parent ON parent.transformation_id = t.parent_id
           LEFT JOIN LATERAL (
                SELECT count(*) AS waiting,
-                      count(*) FILTER (WHERE EXISTS (SELECT FROM verified_copy c WHERE c.file_id = p.file_id)) AS ready
+                      count(*) FILTER (WHERE EXISTS (SELECT FROM verified_copy c WHERE c.file_id = p.file_id)) AS ready,
+                      count(*) FILTER (WHERE NOT EXISTS (
+                            SELECT FROM replica r WHERE r.file_id = p.file_id AND r.state <> 'Lost')) AS lost
                  FROM pending_input p WHERE p.transformation_id = t.transformation_id) w ON true
           LEFT JOIN LATERAL (
                SELECT count(*) AS n, count(*) FILTER (WHERE state = 'Done') AS done,
@@ -248,6 +250,7 @@ def finished_productions(conn: Connection) -> list[int]:
 # --- jobs ------------------------------------------------------------------------------------------------------
 def submit_jobs(conn: Connection, limit: int) -> int:
     """Give every Ready task that is due its next attempt: a Waiting job in the queue. Returns how many."""
+    conn.execute("SELECT pg_advisory_xact_lock(hashtext('submit jobs'))")  # two at once would not see each other's jobs
     n = value(
         conn,
         """
@@ -344,6 +347,7 @@ def inputs_of_job(conn: Connection, job_id: int) -> list[int]:
 
 def close(conn: Connection, production: str) -> int:
     """Take no more files into the production's open transformations, so that they can end; returns how many."""
+    conn.execute("SELECT pg_advisory_xact_lock(hashtext('transformation'))")  # no registration is half-way
     closed = conn.execute(
         """
         UPDATE transformation t SET open = false
