@@ -42,6 +42,7 @@ def duties(ctx: Context, api_url: str) -> list[Duty]:
         Duty("accept", run.accept_reported, 5),
         Duty("recheck", audit.recheck, 30, ("recheck",)),
         Duty("abandoned", heal.release_abandoned, 2),
+        Duty("temporaries", heal.clear_temporaries, 600),
         Duty("heal", heal.look_after_work, 5, ("task", "input")),
     ]
 

@@ -1,6 +1,7 @@
 """Steps 4 to 6: a production's files become tasks, each file once; a task accepts one attempt, whatever dies."""
 
 import json
+import os
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -482,3 +483,31 @@ def test_a_lost_input_does_not_hold_the_others_and_a_person_is_told(world: World
     assert "1 of its input files have no copy left" in report.transformation(world.ctx, 1).waits_for
     world.value("UPDATE replica SET state = 'Available' WHERE state = 'Lost'")
     do_all(world, Hands.at(world, "North", "again"))
+
+
+def test_what_failed_attempts_left_behind_is_removed_after_an_hour_and_nothing_else(world: World):
+    world.register("/test/raw/n1.plain", "/test/raw/n2.plain")
+    submit(world, {"query": {"level": 0}, "group_size": 1})
+    go_on(world)
+    hands = Hands.at(world, "North")
+    failed, running = hands.claim(), hands.claim()
+    assert failed
+    assert running
+    hands.upload(failed)
+    hands.upload(running)
+    hands.fail(failed)
+    north = PosixStorage("north", world.root / "north")
+    north.write("/.lightkeeper/arrivals/99.1", [b"of a worker that died"])
+
+    def left() -> set[str]:
+        return {e.path for area in ("jobs", "arrivals") for e in north.list(f"/.lightkeeper/{area}")}
+
+    heal.clear_temporaries(world.ctx)
+    assert len(left()) == 3, "nothing is old enough"
+    for path in left():
+        os.utime(north.local_path(path), (0, 0))
+    heal.clear_temporaries(world.ctx)
+    assert left() == {f"/.lightkeeper/jobs/{running['job_id']}/{running['outputs'][0]}"}
+    hands.finish(running)
+    go_on(world)
+    do_all(world, hands)

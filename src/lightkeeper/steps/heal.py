@@ -5,11 +5,18 @@ Worker: look_after_work whenever tasks change and every 5 s; release_abandoned e
 are pure (`domain/healing.py`); each remedy is a row that reports show.
 """
 
+import time
+
 from lightkeeper.context import Context
 from lightkeeper.domain.errors import LightkeeperError
 from lightkeeper.domain.healing import Remedy, remedy
 from lightkeeper.domain.states import Job, Pilot, Production, Transfer, Transformation
-from lightkeeper.store import db, transfers, transitions, triggers, work
+from lightkeeper.steps.run import JOBS
+from lightkeeper.steps.transfer import ARRIVALS
+from lightkeeper.store import db, topology, transfers, transitions, triggers, work
+
+TEMPORARY_FOR = 3600.0
+"""Seconds that a temporary file is left alone, whoever's it is."""
 
 
 def look_after_work(ctx: Context) -> int:
@@ -110,6 +117,31 @@ def _abandoned_transfers(ctx: Context) -> int:
         abandoned = transfers.abandoned_transfers(conn)
         _take_back(conn, abandoned)
     return len(abandoned)
+
+
+def clear_temporaries(ctx: Context) -> int:
+    """Remove what attempts that ended left in the temporary areas of storages; return how many files.
+
+    Only what is older than an hour and of no attempt that is still at it: an attempt that began after we looked is
+    younger than that.
+    """
+    with ctx.db.transaction() as conn:
+        elements = [s for s in topology.storages(conn) if s.enabled]
+        kept = {str(job_id) for job_id in work.live_jobs(conn)} | transfers.live_arrivals(conn)
+    removed = 0
+    for element in elements:
+        storage = ctx.storage(element)
+        try:
+            for area in (JOBS, ARRIVALS):
+                for entry in storage.list(area):
+                    attempt = entry.path.removeprefix(f"{area}/").partition("/")[0]
+                    if attempt not in kept and entry.modified < time.time() - TEMPORARY_FOR:
+                        removed += storage.delete(entry.path)
+        except LightkeeperError as error:
+            ctx.log.warning("temporary area not cleared", storage=element.name, why=error.message)
+    if removed:
+        ctx.log.info("temporaries removed", files=removed)
+    return 0  # nothing waits for it: the next round is soon enough
 
 
 def after_restart(ctx: Context) -> None:

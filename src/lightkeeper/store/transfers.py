@@ -292,6 +292,11 @@ def abandoned_transfers(conn: Connection) -> list[int]:
     )
 
 
+def live_arrivals(conn: Connection) -> set[str]:
+    """Names, `<id>.<epoch>`, of the temporary files of transfers that are under way."""
+    return set(values(conn, "SELECT transfer_id || '.' || epoch FROM transfer WHERE state = 'Running'"))
+
+
 def running_transfers(conn: Connection) -> list[int]:
     """Transfers that somebody is at, or was."""
     return values(conn, "SELECT transfer_id FROM transfer WHERE state = 'Running' ORDER BY transfer_id")

@@ -614,6 +614,11 @@ def jobs_on_pilots(conn: Connection, pilot_ids: Sequence[int]) -> list[int]:
     )
 
 
+def live_jobs(conn: Connection) -> list[int]:
+    """Jobs that are on a pilot, or reported and not accepted yet."""
+    return values(conn, "SELECT job_id FROM job_alive UNION SELECT job_id FROM job WHERE state = 'Completing'")
+
+
 def silent_jobs(conn: Connection, limit: timedelta) -> list[int]:
     """Jobs that nobody has said anything of for so long."""
     return values(conn, "SELECT job_id FROM job_alive WHERE seen < now() - %(limit)s ORDER BY job_id", limit=limit)
