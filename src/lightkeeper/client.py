@@ -151,6 +151,10 @@ class Client:
         """Transformations with progress; all, or one production's."""
         return self._get("transformations", **({"production": production} if production else {}))
 
+    def retry(self, transformation_id: int) -> int:
+        """Give every task that failed in every attempt one more; how many."""
+        return self._post(f"transformations/{transformation_id}/retry", {})["tasks"]
+
     def transformation_report(self, transformation_id: int) -> dict[str, Any]:
         """The report of one transformation."""
         return self._get(f"transformations/{transformation_id}/report")

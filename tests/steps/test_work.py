@@ -261,6 +261,21 @@ def test_a_failed_job_is_tried_again_and_after_the_last_attempt_a_person_is_told
     assert transformation(world).problematic == 1
     assert "1 of 1 tasks failed in every attempt" in report.transformation(world.ctx, 1).waits_for
     assert world.value("SELECT count(*) FROM remedy WHERE kind = 'task'") == 2
+    assert produce.retry(world.ctx, 1) == 1, "he found the reason, and asks for one more"
+    do_all(world, hands)
+    assert str(transformation(world).status) == "Completed"
+
+
+def test_no_attempt_is_wasted_while_the_only_copies_of_an_input_are_read_again(world: World):
+    one_task(world)
+    world.value("DELETE FROM job_queue")
+    world.value("DELETE FROM job")
+    world.value("UPDATE replica SET state = 'Suspect'")
+    go_on(world)
+    assert world.value("SELECT count(*) FROM job_queue") == 0
+    world.value("UPDATE replica SET state = 'Available'")
+    go_on(world)
+    assert world.value("SELECT count(*) FROM job_queue") == 1
 
 
 def test_a_lost_pilot_gives_its_job_to_another_and_may_not_come_back(world: World):

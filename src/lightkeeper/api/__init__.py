@@ -149,6 +149,10 @@ def make_api(ctx: Context, token: str) -> FastAPI:
         with ctx.db.transaction() as conn:
             return [asdict(t) for t in reports.transformations(conn, production)]
 
+    @app.post("/api/v1/transformations/{transformation_id}/retry", dependencies=[Depends(operator)])
+    def retry(transformation_id: int) -> dict[str, int]:  # pyright: ignore[reportUnusedFunction]
+        return {"tasks": produce.retry(ctx, transformation_id)}
+
     @app.get("/api/v1/transformations/{transformation_id}/report")
     def transformation_report(transformation_id: int) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         return asdict(report.transformation(ctx, transformation_id))

@@ -80,6 +80,20 @@ def transformations(
         show(api.transformations(of), as_json=as_json, columns=PROGRESS, empty="no transformation yet")
 
 
+@transformation.command("retry")
+def retry(
+    transformation_id: Annotated[int, typer.Argument(metavar="ID", help="Number of the transformation.")],
+    as_json: AsJson = False,
+) -> None:
+    """Give every task that failed in every attempt one more."""
+    with client() as api:
+        tasks = api.retry(transformation_id)
+    if as_json:
+        show({"tasks": tasks}, as_json=True)
+    else:
+        out.print(f"{tasks} tasks get another attempt" if tasks else "no task had failed in every attempt")
+
+
 @transformation.command("report")
 def report(
     transformation_id: Annotated[int, typer.Argument(metavar="ID", help="Number of the transformation.")],

@@ -12,7 +12,7 @@ from lightkeeper.domain.errors import Conflict, Invalid, NotFound, nearest
 from lightkeeper.domain.names import parse_name
 from lightkeeper.domain.query import Query
 from lightkeeper.domain.work import PlannedStep, ProductionPlan
-from lightkeeper.store import topology, work
+from lightkeeper.store import reports, topology, work
 
 
 def plan(ctx: Context, document: str, sandbox: Mapping[str, bytes]) -> ProductionPlan:
@@ -73,6 +73,14 @@ def close(ctx: Context, name: str) -> int:
         if work.production(conn, name) is None:
             raise NotFound(f"there is no production '{name}'", hint="lightkeeper production list")
         return work.close(conn, name)
+
+
+def retry(ctx: Context, transformation_id: int) -> int:
+    """Give every task that failed in every attempt one more; returns how many."""
+    with ctx.db.transaction() as conn:
+        if not reports.transformations(conn, only=transformation_id):
+            raise NotFound(f"there is no transformation {transformation_id}", hint="lightkeeper transformation list")
+        return work.retry_failed(conn, transformation_id)
 
 
 def _same(known: work.ProductionRow, document: str) -> str:

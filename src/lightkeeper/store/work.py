@@ -262,6 +262,10 @@ def submit_jobs(conn: Connection, limit: int) -> int:
              WHERE task.state = 'Ready' AND task.not_before <= now() AND t.state IN ('Active', 'Flush')
                AND NOT EXISTS (SELECT FROM job j WHERE j.task_id = task.task_id AND j.attempt = task.attempts
                                                    AND j.state = 'Waiting')
+               -- an input whose only copies are suspect is being read again: no attempt is wasted meanwhile
+               AND NOT EXISTS (SELECT FROM task_input i JOIN replica r USING (file_id)
+                                WHERE i.task_id = task.task_id AND r.state = 'Suspect'
+                                  AND NOT EXISTS (SELECT FROM verified_copy c WHERE c.file_id = i.file_id))
              ORDER BY task.task_id
              LIMIT %(limit)s
                FOR UPDATE OF task SKIP LOCKED),
@@ -338,6 +342,18 @@ def claim_job(conn: Connection, pilot_id: int, site_id: int) -> ClaimedJob | Non
 def inputs_of_task(conn: Connection, task_id: int) -> list[int]:
     """File ids of a task's inputs."""
     return values(conn, "SELECT file_id FROM task_input WHERE task_id = %(id)s ORDER BY file_id", id=task_id)
+
+
+def retry_failed(conn: Connection, transformation_id: int) -> int:
+    """Give every Failed task of a transformation one more attempt; returns how many."""
+    failed_tasks = values(
+        conn,
+        "SELECT task_id FROM task WHERE transformation_id = %(id)s AND state = 'Failed' ORDER BY task_id",
+        id=transformation_id,
+    )
+    again = move(conn, failed_tasks, Task.FAILED, Task.READY, "asked for by the operator")
+    notify(conn, "task")
+    return len(again)
 
 
 def inputs_of_job(conn: Connection, job_id: int) -> list[int]:
