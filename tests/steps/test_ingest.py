@@ -314,3 +314,26 @@ def test_the_same_name_with_other_content_at_two_interfaces_is_registered_once_a
     world.ingest()
     assert "another content" in reasons(world)[FILE]
     assert list(world.copies(FILE).values()) == ["Available"]
+
+
+def test_a_trigger_that_is_written_anew_while_its_file_is_registered_is_a_new_delivery(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    delivered = world.deliver(FILE)
+    trigger = delivered.with_name("n1.plain.trigger")
+    register = ingest._register
+
+    def slowly(*arguments: Any) -> Any:
+        outcome = register(*arguments)
+        trigger.unlink()
+        trigger.touch()
+        return outcome
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "_register", slowly)
+        ingest.scan(world.ctx)
+        ingest.register_accepted(world.ctx)
+    assert trigger.exists()
+    world.ingest()
+    assert not trigger.exists()
+    assert world.value("SELECT count(*) FROM trigger WHERE state = 'Registered'") == 2

@@ -84,6 +84,7 @@ def register_accepted(ctx: Context) -> int:
         vocabulary = topology.vocabulary(conn)
     if not claims:
         return 0
+    announced = {c.trigger_id: _trigger_file(ctx, elements[c.storage_id], c) for c in claims}
     with ThreadPoolExecutor(ctx.settings.ingest_threads, "verify") as pool:
         reads = [pool.submit(_read, ctx, elements[c.storage_id], c, vocabulary) for c in claims]
     products = [read.result() for read in reads]
@@ -104,7 +105,7 @@ def register_accepted(ctx: Context) -> int:
             triggers.postpone(conn, [c.trigger_id for c in early], timedelta(seconds=1))
     outcome = _register(ctx, good, vocabulary)
     for claim in outcome.done:
-        _remove_trigger_file(ctx, elements[claim.storage_id], claim.path)
+        _remove_trigger_file(ctx, elements[claim.storage_id], claim, announced[claim.trigger_id])
     for claim, reason in [*bad, *outcome.failed]:
         _quarantine(ctx, elements[claim.storage_id], claim, reason)
     ctx.log.info("ingested", registered=len(outcome.done), quarantined=len(bad) + len(outcome.failed), early=len(early))
@@ -253,8 +254,20 @@ def _set_aside(source: Path, target: Path) -> None:
         source.rename(target)
 
 
-def _remove_trigger_file(ctx: Context, element: StorageElement, path: str) -> None:
-    _local(ctx, element).local_path(path + SUFFIX).unlink(missing_ok=True)
+def _trigger_file(ctx: Context, element: StorageElement, claim: Claim) -> tuple[int, int] | None:
+    """What tells a trigger file from a later one of the same name; None when there is none."""
+    with suppress(OSError):
+        stat = _local(ctx, element).local_path(claim.path + SUFFIX).lstat()
+        return stat.st_ino, stat.st_ctime_ns
+    return None
+
+
+def _remove_trigger_file(
+    ctx: Context, element: StorageElement, claim: Claim, announced: tuple[int, int] | None
+) -> None:
+    """Remove the trigger that was there before its file was read; a newer one announces a new delivery and stays."""
+    if announced is not None and _trigger_file(ctx, element, claim) == announced:
+        _local(ctx, element).local_path(claim.path + SUFFIX).unlink(missing_ok=True)
 
 
 def _local(ctx: Context, element: StorageElement) -> LocalStorage:
