@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, date, datetime
 from html.parser import HTMLParser
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -365,7 +366,7 @@ def test_a_page_that_many_look_at_is_made_by_one():
 
 def test_who_comes_while_the_page_is_made_is_handed_the_one_before():
     begun, may_end = threading.Event(), threading.Event()
-    pages = iter(["old", "new"])
+    pages = chain(["old"], repeat("new"))  # made anew at any later time on a slow machine
 
     def make() -> tuple[str, int]:
         page = next(pages)
