@@ -165,6 +165,12 @@ class World:
         with self.ctx.db.transaction() as conn:
             return topology_store.storages(conn)
 
+    def files(self) -> list[catalog.FileRow]:
+        """Every file in the catalogue, by name."""
+        with self.ctx.db.transaction() as conn:
+            ids = conn.execute("SELECT file_id FROM file").fetchall()
+            return catalog.files_by_id(conn, [file_id for (file_id,) in ids])
+
     def copies(self, lfn: str) -> dict[str, str]:
         """State of each replica by storage."""
         with self.ctx.db.transaction() as conn:

@@ -114,7 +114,7 @@ def everything(world: World) -> tuple[dict[str, Facts], datetime]:
     """Every file's facts, by plain reading."""
     with world.ctx.db.transaction() as conn:
         now = db.now(conn)
-        files = catalog.files_matching(conn, None, None, 0, 10_000)
+        files = catalog.files_by_id(conn, db.values(conn, "SELECT file_id FROM file"))
         scopes = dict(conn.execute("SELECT path, name FROM directory JOIN scope USING (scope_id)").fetchall())
         made = {
             activity: frozenset({transformation, production})

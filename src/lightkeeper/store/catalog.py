@@ -360,33 +360,6 @@ def files_by_id(conn: Connection, file_ids: Sequence[int]) -> list[FileRow]:
     )
 
 
-def files_matching(
-    conn: Connection, set_query: str | None, file_query: str | None, after: int, limit: int
-) -> list[FileRow]:
-    """A page of the files that fulfil a compiled query, by id, after file id `after`."""
-    return rows(
-        conn,
-        FileRow,
-        """
-        SELECT f.file_id, d.path || '/' || f.name AS lfn, f.size, encode(f.sha256, 'hex') AS sha256,
-               lpad(to_hex(f.adler32), 8, '0') AS adler32, f.created, f.activity_id,
-               s.meta || coalesce(f.extra, '{}') AS meta
-          FROM file f
-          JOIN directory d USING (dir_id)
-          JOIN meta_set s USING (set_id)
-         WHERE f.file_id > %(after)s
-           AND (%(set_query)s::jsonpath IS NULL OR s.meta @@ %(set_query)s::jsonpath)
-           AND (%(file_query)s::jsonpath IS NULL OR coalesce(f.extra, '{}') @@ %(file_query)s::jsonpath)
-         ORDER BY f.file_id
-         LIMIT %(limit)s
-        """,
-        set_query=set_query,
-        file_query=file_query,
-        after=after,
-        limit=limit,
-    )
-
-
 def replicas_of(conn: Connection, file_ids: Sequence[int]) -> list[ReplicaRow]:
     """Every replica of these files."""
     return rows(
