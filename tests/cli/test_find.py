@@ -96,7 +96,6 @@ def test_find_explains(home: Path):
         ("site = CTAO-North", "site 'CTAO-North' does not exist", '"site"'),
         ('{"data_levl": 0}', "unknown metadata key 'data_levl'", "did you mean 'data_level'?"),
         ("{data_level: 0}", "begins with a brace but is not JSON", "as text: data_level = 0"),
-        ("dataset = x", "not answered yet", "double quotes"),
     ],
 )
 def test_a_query_that_cannot_be_is_refused_with_the_place(home: Path, query: str, message: str, hint: str):

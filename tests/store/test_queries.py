@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,11 +17,25 @@ from tests.steps.test_work import Hands, do_all, submit
 from lightkeeper.domain import states
 from lightkeeper.domain.catalog import KeyLevel, KeyType, MetaKey, Vocabulary
 from lightkeeper.domain.errors import Conflict, Invalid, LightkeeperError, NotFound
-from lightkeeper.domain.query import OPERATORS, Facts, Op, Query, Tree, Word, file_condition, key_condition
+from lightkeeper.domain.query import (
+    OPERATORS,
+    And,
+    Facts,
+    FileCondition,
+    Op,
+    Query,
+    Tree,
+    Word,
+    conditions,
+    file_condition,
+    key_condition,
+)
 from lightkeeper.domain.query_text import parse, read, to_text
-from lightkeeper.steps import catalogue
+from lightkeeper.steps import catalogue, datasets
 from lightkeeper.steps.catalogue import Wanted
-from lightkeeper.store import catalog, db, queries, topology
+from lightkeeper.steps.datasets import NewDataset
+from lightkeeper.store import catalog, changes, db, queries, topology
+from lightkeeper.store import datasets as stored
 from lightkeeper.store.queries import Page, Place, Sort
 from lightkeeper.store.transitions import move_replicas
 from lightkeeper_ctao.keys import KEYS
@@ -49,8 +63,16 @@ class Known:
     facts: dict[str, Facts]
     now: datetime
 
-    def meant(self, query: Query) -> set[str]:
-        return {lfn for lfn, facts in self.facts.items() if query.matches(facts)}
+    def meant(self, query: Query, expanded: Query) -> set[str]:
+        parts = expanded.tree.parts if isinstance(expanded.tree, And) else (expanded.tree,)
+        words = [c.word for c in conditions(query.tree) if isinstance(c, FileCondition)]
+        of_list = any(part == file_condition(Word.DATASET, Op.EQ, "frozen") for part in parts)
+        any_state = of_list or Word.FILE_STATE in words
+        return {
+            lfn
+            for lfn, facts in self.facts.items()
+            if (any_state or facts.file_state == "Current") and query.matches(facts)
+        }
 
 
 def some_value(rng: random.Random, key: MetaKey) -> Any:
@@ -107,6 +129,14 @@ def fill(world: World, seed: int) -> Known:
         move_replicas(conn, odd, states.Replica.AVAILABLE, states.Replica.SUSPECT, "test")
         move_replicas(conn, odd[:7], states.Replica.SUSPECT, states.Replica.LOST, "test")
         conn.execute("UPDATE file SET created = now() - (file_id % 7) * interval '1 day' - interval '1 hour'")
+    datasets.create(world.ctx, NewDataset("by/keys", "level = 0 and number between 0..30"))
+    datasets.create(world.ctx, NewDataset("by/files", "size > 32 or exists(split)"))
+    datasets.create(world.ctx, NewDataset("frozen", "not (dataset = by/keys) or number < 3"))
+    datasets.freeze(world.ctx, "frozen")
+    with world.ctx.db.transaction() as conn:
+        ids = db.values(conn, "SELECT file_id FROM file ORDER BY 1")
+        for state in (states.File.SUPERSEDED, states.File.CORRUPTED):
+            changes.move_files(conn, rng.sample(ids, 5), states.File.CURRENT, state, "test")
     return Known(world, vocabulary, *everything(world))
 
 
@@ -135,11 +165,20 @@ def everything(world: World) -> tuple[dict[str, Facts], datetime]:
         return parents[lfn] | {older for parent in parents[lfn] for older in above(parent)}
 
     ancestors = {f.lfn: above(f.lfn) for f in files}
+    with world.ctx.db.transaction() as conn:
+        vocabulary = topology.vocabulary(conn)
+        held = {file_id: state for file_id, state in conn.execute(
+            "SELECT file_id, state::text FROM file JOIN meta_set USING (set_id)"
+        ).fetchall()}  # fmt: skip
+        dynamic = [
+            (row.name, Query.from_map(row.query, vocabulary)) for row in stored.datasets(conn) if row.frozen is None
+        ]
+        on_list = db.values(conn, "SELECT file_id FROM dataset_file")
     facts: dict[str, Facts] = {}
     for f in files:
         copies = [r for r in replicas if r.file_id == f.file_id]
         there = [r for r in copies if r.state is states.Replica.AVAILABLE]
-        facts[f.lfn] = Facts(
+        of_file = Facts(
             meta=f.meta,
             lfn=f.lfn,
             size=f.size,
@@ -152,7 +191,12 @@ def everything(world: World) -> tuple[dict[str, Facts], datetime]:
             produced_by=made.get(f.activity_id, frozenset()),
             ancestor_of=frozenset(lfn for lfn, older in ancestors.items() if f.lfn in older),
             descendant_of=frozenset(ancestors[f.lfn]),
+            file_state=held[f.file_id],
         )
+        names = {name for name, query in dynamic if query.matches(of_file)} | (
+            {"frozen"} if f.file_id in on_list else set()
+        )
+        facts[f.lfn] = replace(of_file, datasets=frozenset(names))
     return facts, now
 
 
@@ -168,7 +212,8 @@ def leaves(known: Known) -> st.SearchStrategy[Tree]:
     def make(draw: st.DrawFn) -> Tree:
         if draw(st.integers(0, 2)) == 0:
             word = draw(st.sampled_from(Word))
-            values = st.sampled_from(occur[word]) if draw(st.integers(0, 3)) else FILE_VALUES.get(word, texts)
+            plain = FILE_VALUES.get(word, texts) if word is not Word.DATASET else st.sampled_from(occur[word])
+            values = st.sampled_from(occur[word]) if draw(st.integers(0, 3)) else plain
             op, value = condition_of(draw, sorted(OPERATORS[word]), values)
             if op is Op.LIKE:
                 value = draw(st.sampled_from(["*", "TEL00?_*", "*x1*", "/ctao/*/d1", "no*", "S*", "?outh", ""]))
@@ -205,9 +250,11 @@ def pages_of(world: World, plan: queries.Plan, sorts: tuple[Sort, ...], limit: i
 
 
 def check(known: Known, query: Query, limit: int) -> None:
-    plan = queries.compile_query(query, known.vocabulary, known.now)
+    with known.world.ctx.db.transaction() as conn:
+        expanded = stored.expanded(conn, query, known.vocabulary)
+    plan = queries.compile_query(expanded, known.vocabulary, known.now)
     found = [file for page in pages_of(known.world, plan, (), limit) for file in page.files]
-    meant = known.meant(query)
+    meant = known.meant(query, expanded)
     assert {file.lfn for file in found} == meant, to_text(query)
     assert len(found) == len(meant)
     with known.world.ctx.db.transaction() as conn:

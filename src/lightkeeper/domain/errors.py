@@ -7,6 +7,10 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
+MANY = 40
+"""More known words than these are not all told."""
+
+
 class LightkeeperError(Exception):
     """Anything that a user can be told in one sentence."""
 
@@ -75,9 +79,11 @@ def errors_by_code() -> dict[str, type[LightkeeperError]]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint that names the known word nearest to `word`, or all of them when none is near."""
+    """A hint that names the known word nearest to `word`, or some of them when none is near."""
     known = sorted(known)
     near = get_close_matches(word, known, n=1, cutoff=0.6)
     if near:
         return f"did you mean '{near[0]}'?"
+    if len(known) > MANY:
+        return f"known are: {', '.join(known[:MANY])} and {len(known) - MANY} more"
     return f"known are: {', '.join(known)}" if known else "none is known yet"

@@ -20,7 +20,7 @@ from typing import Any, Self, TypeAlias, cast
 from lightkeeper.domain.catalog import KeyLevel, KeyType, MetaKey, Vocabulary, normalise
 from lightkeeper.domain.errors import Invalid, nearest
 from lightkeeper.domain.names import parse_lfn, printable
-from lightkeeper.domain.states import Replica
+from lightkeeper.domain.states import File, Replica
 
 MAX_DEPTH = 50
 MAX_VALUES = 10_000
@@ -62,9 +62,10 @@ class Word(StrEnum):
     PRODUCED_BY = "produced_by"
     ANCESTOR_OF = "ancestor_of"
     DESCENDANT_OF = "descendant_of"
+    DATASET = "dataset"
+    FILE_STATE = "file_state"
 
 
-RESERVED = "dataset"
 WORDS = frozenset(str(word) for word in Word)
 NO_VALUE = frozenset({Op.EXISTS, Op.MISSING})
 LISTS = frozenset({Op.IN, Op.NOT_IN})
@@ -86,6 +87,8 @@ OPERATORS: Mapping[Word, frozenset[Op]] = {
     Word.PRODUCED_BY: _EQUALITY | NO_VALUE,
     Word.ANCESTOR_OF: _EQUALITY,
     Word.DESCENDANT_OF: _EQUALITY,
+    Word.DATASET: _EQUALITY,
+    Word.FILE_STATE: _EQUALITY,
 }
 
 
@@ -107,6 +110,8 @@ class Facts:
     produced_by: frozenset[int | str] = frozenset()
     ancestor_of: frozenset[str] = frozenset()
     descendant_of: frozenset[str] = frozenset()
+    datasets: frozenset[str] = frozenset()
+    file_state: str = str(File.CURRENT)
 
     def of(self, word: Word) -> Iterable[Any]:
         """The values that a condition on `word` looks at."""
@@ -138,6 +143,10 @@ class Facts:
                 return self.ancestor_of
             case Word.DESCENDANT_OF:
                 return self.descendant_of
+            case Word.DATASET:
+                return self.datasets
+            case Word.FILE_STATE:
+                return [self.file_state]
 
 
 # --- tree ------------------------------------------------------------------------------------------------------
@@ -209,7 +218,7 @@ class FileCondition:
             wanted = tuple(as_time(v) for v in wanted) if isinstance(wanted, tuple) else as_time(wanted)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
         if self.op in (Op.NE, Op.NOT_IN):
             equal = Op.IN if self.op is Op.NOT_IN else Op.EQ
-            always = self.word in (Word.ANCESTOR_OF, Word.DESCENDANT_OF)
+            always = self.word in (Word.ANCESTOR_OF, Word.DESCENDANT_OF, Word.DATASET)
             return (always or bool(found)) and not _holds(found, equal, wanted)
         return _holds(found, self.op, wanted)
 
@@ -298,6 +307,21 @@ def to_jsonpath(tree: Tree, *, negated: bool = False) -> str:
             )
 
 
+def replaced(tree: Tree, condition: Callable[[FileCondition], Tree]) -> Tree:
+    """The tree with `condition` of every condition on the catalogue in its place."""
+    match tree:
+        case And(parts):
+            return all_of(replaced(part, condition) for part in parts)
+        case Or(parts):
+            return any_of(replaced(part, condition) for part in parts)
+        case Not(part):
+            return Not(replaced(part, condition))
+        case FileCondition():
+            return condition(tree)
+        case Condition():
+            return tree
+
+
 def as_time(text: str) -> datetime:
     """A time of the tree as an aware datetime."""
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
@@ -306,6 +330,13 @@ def as_time(text: str) -> datetime:
 def glob_to_regex(pattern: str) -> str:
     """`*` any characters, `?` one; everything else itself. Means the same to Python and to PostgreSQL."""
     return "^" + "".join(_GLOB.get(c) or (c if c.isalnum() or ord(c) > 127 else _escaped(c)) for c in pattern) + "$"
+
+
+def glob_to_like(pattern: str) -> str:
+    """The same pattern for LIKE, whose escape character is the backslash."""
+    for sign in ("\\", "%", "_"):
+        pattern = pattern.replace(sign, "\\" + sign)
+    return pattern.replace("*", "%").replace("?", "_")
 
 
 _GLOB = {"*": ".*", "?": "."}
@@ -462,11 +493,11 @@ def _file_value(word: Word, item: Any) -> Any:
             if isinstance(item, int) and not isinstance(item, bool):
                 return _sound(item)
             return _text(word, item)
-        case Word.STATE:
-            states = [str(state) for state in Replica]
-            if item not in states:
-                raise Invalid(f"'{printable(str(item))}' is no state of a replica", hint=nearest(str(item), states))
-            return item
+        case Word.STATE | Word.FILE_STATE:
+            of, states = ("a replica", Replica) if word is Word.STATE else ("a file", File)
+            if item not in list(states):
+                raise Invalid(f"'{printable(str(item))}' is no state of {of}", hint=nearest(str(item), list(states)))
+            return str(item)
         case Word.ANCESTOR_OF | Word.DESCENDANT_OF:
             return str(parse_lfn(_text(word, item)))
         case Word.DIRECTORY:
@@ -545,14 +576,6 @@ def unknown_key(name: str, vocabulary: Vocabulary, *, words: bool) -> Invalid:
     """Nobody registered this key."""
     known = {key.name for key in vocabulary.keys} | (WORDS if words else set[str]())
     return Invalid(f"unknown metadata key '{printable(name)}'", hint=nearest(name, known))
-
-
-def reserved() -> Invalid:
-    """Datasets will be asked for by this word."""
-    return Invalid(
-        "conditions on 'dataset' are not answered yet",
-        hint='if you mean the metadata key of that name, write "dataset" in double quotes',
-    )
 
 
 # --- the query -------------------------------------------------------------------------------------------------
@@ -705,8 +728,6 @@ def _from_json(node: Any, vocabulary: Vocabulary, depth: int) -> Tree:
         raise Invalid("a condition needs 'op', and either 'key' or 'file'", hint=", ".join(_FIELDS))
     if "file" in told:
         word = told["file"]
-        if word == RESERVED:
-            raise reserved()
         if word not in WORDS or "path" in told:
             raise Invalid(f"the catalogue knows no '{printable(str(word))}' of a file", hint=nearest(str(word), WORDS))
         return file_condition(Word(word), read_op(told["op"], word), told.get("value"))

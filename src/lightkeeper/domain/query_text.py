@@ -20,7 +20,6 @@ from lightkeeper.domain.query import (
     MAX_DEPTH,
     MAX_VALUES,
     NO_VALUE,
-    RESERVED,
     SIZES,
     WORDS,
     And,
@@ -37,7 +36,6 @@ from lightkeeper.domain.query import (
     check_size,
     file_condition,
     key_condition,
-    reserved,
     unknown_key,
 )
 
@@ -248,8 +246,6 @@ class _Reader:
         name = names[0]
         if token.kind is Kind.WORD and name in WORDS and len(names) == 1:
             return Word(name), []
-        if token.kind is Kind.WORD and name == RESERVED:
-            raise _wrong(token.position, reserved())
         if name not in self.known:
             error = unknown_key(name, self.vocabulary, words=True)
             if token.kind is Kind.WORD and token.text in self.known:
@@ -370,7 +366,7 @@ def _written(tree: Tree) -> str:
             return f"not {_written(part)}" if isinstance(part, Not) else f"not ({_written(part)})"
         case Condition():
             name = ".".join(_name(part) for part in (tree.key, *tree.path))
-            if tree.key in (*WORDS, RESERVED):
+            if tree.key in WORDS:
                 name = json.dumps(tree.key) + "".join(f".{_name(part)}" for part in tree.path)
             return _said(name, tree.op, tree.value, _value)
         case FileCondition():

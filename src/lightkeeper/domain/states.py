@@ -10,6 +10,16 @@ from enum import StrEnum
 from typing import Final, TypeAlias
 
 
+class File(StrEnum):
+    """Whether a file is what queries mean. SUPERSEDED: a newer version took its place. CORRUPTED: its content was
+    wrong when it was made. REMOVED: its bytes were given up; what it was and how it was made is still known."""
+
+    CURRENT = "Current"
+    SUPERSEDED = "Superseded"
+    CORRUPTED = "Corrupted"
+    REMOVED = "Removed"
+
+
 class Trigger(StrEnum):
     """A delivery announced by the array control."""
 
@@ -19,7 +29,7 @@ class Trigger(StrEnum):
 
 
 class Replica(StrEnum):
-    """One copy as last observed. A row is made only when the bytes were read back and agreed."""
+    """One copy as last observed, or as reported by somebody and to be read soon."""
 
     AVAILABLE = "Available"
     SUSPECT = "Suspect"
@@ -92,10 +102,11 @@ class Pilot(StrEnum):
     LOST = "Lost"
 
 
-State: TypeAlias = Trigger | Replica | Transfer | Intent | Production | Transformation | Task | Job | Pilot
+State: TypeAlias = File | Trigger | Replica | Transfer | Intent | Production | Transformation | Task | Job | Pilot
 Kind: TypeAlias = type[State]
 
 KINDS: Final[Mapping[str, Kind]] = {
+    "file": File,
     "trigger": Trigger,
     "replica": Replica,
     "transfer": Transfer,
@@ -106,9 +117,19 @@ KINDS: Final[Mapping[str, Kind]] = {
     "job": Job,
     "pilot": Pilot,
 }
-"""Kind by the name of its table."""
+"""Kind by the name of its table; a file's state is that of its metadata set."""
 
 MOVES: Final[Mapping[Kind, Mapping[tuple[State, State], str]]] = {
+    File: {
+        (File.CURRENT, File.SUPERSEDED): "operator: a newer version takes its place",
+        (File.CURRENT, File.CORRUPTED): "operator: its content is wrong",
+        (File.CURRENT, File.REMOVED): "operator",
+        (File.SUPERSEDED, File.CURRENT): "operator: it was right after all",
+        (File.SUPERSEDED, File.REMOVED): "operator",
+        (File.CORRUPTED, File.CURRENT): "operator: it was right after all",
+        (File.CORRUPTED, File.REMOVED): "operator",
+        (File.REMOVED, File.CURRENT): "register: the same content is there again",
+    },
     Trigger: {
         (Trigger.ACCEPTED, Trigger.REGISTERED): "ingest: verified and in the catalogue",
         (Trigger.ACCEPTED, Trigger.QUARANTINED): "ingest: refused, with the reason",

@@ -24,7 +24,7 @@ from lightkeeper.domain.query import (
 )
 from lightkeeper.domain.query_text import KEYWORDS, read, to_text
 from lightkeeper.domain.units import readable_bytes
-from lightkeeper.store import catalog, db, metadata, queries, topology
+from lightkeeper.store import catalog, datasets, db, metadata, queries, topology
 from lightkeeper.store.catalog import FileRow
 from lightkeeper.store.db import Connection
 from lightkeeper.store.queries import FileName, Place, Plan, Size, Way
@@ -46,7 +46,7 @@ class Wanted:
 def find(ctx: Context, wanted: Wanted) -> Iterator[FileRow | FileName]:
     """The files that are meant, by set and id when no order is asked for. Raises Invalid before it returns."""
     with ctx.db.transaction() as conn:
-        plan = _compiled(conn, _read(conn, wanted))
+        plan = compiled(conn, read_query(conn, wanted.query, wanted.at))
     sorts = queries.read_sort(wanted.sort) if wanted.sort else ()
     size = queries.SORTED_PAGE if sorts else queries.PAGE
 
@@ -68,7 +68,7 @@ def find(ctx: Context, wanted: Wanted) -> Iterator[FileRow | FileName]:
 def count(ctx: Context, wanted: Wanted) -> Size:
     """How many files are meant, and how large they are together."""
     with ctx.db.transaction() as conn:
-        return queries.count(conn, _compiled(conn, _read(conn, wanted)))
+        return queries.count(conn, compiled(conn, read_query(conn, wanted.query, wanted.at)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,8 @@ class Explanation:
 def explain(ctx: Context, wanted: Wanted) -> Explanation:
     """How the query will be answered."""
     with ctx.db.transaction() as conn:
-        query = _read(conn, wanted)
-        plan = _compiled(conn, query)
+        query = read_query(conn, wanted.query, wanted.at)
+        plan = compiled(conn, query)
         words = list(_words(conn, plan))
     return Explanation(to_text(query), query.to_json(), words)
 
@@ -101,10 +101,14 @@ def _words(conn: Connection, plan: Plan) -> Iterator[str]:
     match plan.way:
         case Way.SETS:
             yield "files: set by set, by the index on (set, file)"
+        case Way.LISTED:
+            yield f"files: by the list of the frozen dataset {plan.listed}"
         case Way.FEW:
             yield "files: by the index on directories or origins that a condition names"
         case Way.WALK:
             yield "files: all, by the index on (set, file)"
+    if plan.states is None:
+        yield "also files that are superseded, corrupted or removed"
     if plan.by_counters:
         yield f"count and size: from counters, {files}, {readable_bytes(holds.bytes)}; no file is looked at"
     else:
@@ -115,11 +119,11 @@ def _plural(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def _read(conn: Connection, wanted: Wanted) -> Query:
-    """The query with `at` in it; names of storages, sites, productions and files in it are known ones."""
-    query = read(wanted.query, topology.vocabulary(conn))
-    if wanted.at is not None:
-        query = Query(all_of([query.tree, file_condition(Word.STORAGE, Op.EQ, wanted.at)]))
+def read_query(conn: Connection, text: str | Mapping[str, Any], at: str | None = None) -> Query:
+    """The query with `at` in it; raises for names of storages, sites, productions and files that nothing has."""
+    query = read(text, topology.vocabulary(conn))
+    if at is not None:
+        query = Query(all_of([query.tree, file_condition(Word.STORAGE, Op.EQ, at)]))
     known: dict[Word, list[str]] = {}
     for condition in conditions(query.tree):
         if isinstance(condition, FileCondition) and condition.op in (Op.EQ, Op.NE, *LISTS):
@@ -151,8 +155,10 @@ def _check_names(conn: Connection, condition: FileCondition, known: dict[Word, l
             raise NotFound(f"{min(missing)} is not in the catalogue", hint="its kin cannot be looked for")
 
 
-def _compiled(conn: Connection, query: Query) -> Plan:
-    return queries.compile_query(query, topology.vocabulary(conn), db.now(conn))
+def compiled(conn: Connection, query: Query) -> Plan:
+    """The query as SQL, with the conditions of the datasets that it names."""
+    vocabulary = topology.vocabulary(conn)
+    return queries.compile_query(datasets.expanded(conn, query, vocabulary), vocabulary, db.now(conn))
 
 
 # --- metadata keys ---------------------------------------------------------------------------------------------

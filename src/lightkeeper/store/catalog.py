@@ -1,6 +1,5 @@
 """Files: registered in sets, found by name, by metadata, by copies."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,9 +8,13 @@ from typing import Any, NamedTuple
 from psycopg import Connection
 
 from lightkeeper.domain.catalog import MetaValue, NewFile, Vocabulary
+from lightkeeper.domain.errors import Invalid, NotFound
 from lightkeeper.domain.names import Lfn, parse_lfn, scope_of, split_lfn
+from lightkeeper.domain.states import File
 from lightkeeper.domain.states import Replica as ReplicaState
+from lightkeeper.store import changes
 from lightkeeper.store.db import notify, rows
+from lightkeeper.store.sets import canonical, name_sets, share_registration
 from lightkeeper.store.transitions import move_replicas
 
 
@@ -40,7 +43,8 @@ class Batch:
     """Files to be registered together, checked against the vocabulary; metadata they share are held once."""
 
     def __init__(self, files: Iterable[NewFile], vocabulary: Vocabulary) -> None:
-        """Raises Invalid for a file whose metadata are not in the vocabulary."""
+        self.refused: list[tuple[NewFile, Invalid]] = []
+        """Files whose metadata are not in the vocabulary; they are in no other list."""
         self.directories: dict[str, str] = {}
         """Scope by path."""
         self.sets: dict[str, int] = {}
@@ -49,13 +53,18 @@ class Batch:
         file_level = vocabulary.file_level
         known: dict[tuple[tuple[str, MetaValue], ...], int] = {}
         for file in files:
+            own = {key: file.meta[key] for key in file_level & file.meta.keys()}
+            shared = {key: value for key, value in file.meta.items() if key not in own}
+            try:
+                text = canonical(vocabulary.split(own)[1]) if own else None
+                number = self._number(shared, vocabulary, known)
+            except Invalid as error:
+                self.refused.append((file, error))
+                continue
             directory, name = split_lfn(file.lfn)
             if directory not in self.directories:
                 self.directories[directory] = scope_of(file.lfn)
-            own = {key: file.meta[key] for key in file_level & file.meta.keys()}
-            shared = {key: value for key, value in file.meta.items() if key not in own}
-            text = _canonical(vocabulary.split(own)[1]) if own else None
-            self.lines.append(Line(file, directory, name, self._number(shared, vocabulary, known), text))
+            self.lines.append(Line(file, directory, name, number, text))
 
     def _number(
         self,
@@ -74,7 +83,7 @@ class Batch:
             return self._number_of(shared, vocabulary)
 
     def _number_of(self, shared: dict[str, MetaValue], vocabulary: Vocabulary) -> int:
-        return self.sets.setdefault(_canonical(vocabulary.split(shared)[0]), len(self.sets))
+        return self.sets.setdefault(canonical(vocabulary.split(shared)[0]), len(self.sets))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +98,7 @@ def name(conn: Connection, batch: Batch) -> Names:
     """Make the scopes, directories and metadata sets that a batch needs, and match new sets with transformations and
     policies. Run it in a short transaction of its own before `register`: other registrations may need the same
     names, and all make them in the same order, so none deadlocks."""
-    conn.execute("SELECT pg_advisory_xact_lock_shared(hashtext('transformation'))")
+    share_registration(conn)
     directories = sorted(batch.directories.items())
     conn.execute(
         "INSERT INTO scope (name) SELECT DISTINCT unnest(%s::text[]) AS name ORDER BY name ON CONFLICT DO NOTHING",
@@ -106,40 +115,11 @@ def name(conn: Connection, batch: Batch) -> Names:
         """,
         ([path for path, _ in directories], [scope for _, scope in directories]),
     )
-    conn.execute(
-        """
-        WITH new_set AS (
-            INSERT INTO meta_set (hash, meta)
-            SELECT DISTINCT ON (hash) hash, meta
-              FROM (SELECT md5(m::text)::uuid AS hash, m AS meta FROM unnest(%s::jsonb[]) AS m) s
-             ORDER BY hash
-            ON CONFLICT (hash) DO NOTHING
-            RETURNING set_id, meta),
-        owed AS (
-            INSERT INTO set_policy (set_id, policy_id)
-            SELECT DISTINCT ON (s.set_id) s.set_id, p.policy_id
-              FROM new_set s JOIN policy p ON s.meta @@ p.set_query
-             ORDER BY s.set_id, p.name)
-        INSERT INTO transformation_set (set_id, transformation_id)
-        SELECT s.set_id, t.transformation_id
-          FROM new_set s JOIN transformation t ON s.meta @@ t.set_query
-         WHERE t.state NOT IN ('New', 'Completed')
-        """,
-        (list(batch.sets),),
-    )
+    sets = name_sets(conn, list(batch.sets), File.CURRENT)
     paths = conn.execute(
         "SELECT path, dir_id FROM directory WHERE path = ANY(%s)", (list(batch.directories),)
     ).fetchall()
-    sets = conn.execute(
-        """
-        SELECT set_id
-          FROM unnest(%s::jsonb[]) WITH ORDINALITY AS m (meta, number)
-          JOIN meta_set ON hash = md5(m.meta::text)::uuid
-         ORDER BY number
-        """,
-        (list(batch.sets),),
-    ).fetchall()
-    return Names(dict(paths), [set_id for (set_id,) in sets])
+    return Names(dict(paths), sets)
 
 
 def register(
@@ -149,21 +129,25 @@ def register(
     made_by: int | Mapping[Lfn, int],
     *,
     produced_by: int | None = None,
+    verified: bool = True,
 ) -> Registered:
     """Register a batch with metadata, provenance and first replicas; all of it or nothing.
 
-    `made_by` is the activity of all files, or of each; `produced_by` the transformation whose job made them.
+    `made_by` is the activity of all files, or of each; `produced_by` the transformation whose job made them. Replicas
+    that are not `verified` were only reported: they count for nothing until `steps.audit` has read them.
     Idempotent: a name known with the same content gets its replica and nothing else. Every file that gained a replica
     is compared with what it is owed, and new files become inputs of the transformations that want them, in this same
     transaction.
     """
     _stage(conn, batch, names, made_by)
-    conn.execute("SELECT pg_advisory_xact_lock_shared(hashtext('transformation'))")
+    share_registration(conn)
     added = _add_files(conn)
     result = _sort_out(conn, batch, added)
-    _add_replicas(conn)
+    _add_replicas(conn, verified=verified)
+    _settle(conn)
     _add_inputs(conn, produced_by)
     _add_counts(conn)
+    changes.came_back(conn, list(result.known.values()))
     notify(conn, "unsettled")
     notify(conn, "input")
     return result
@@ -230,32 +214,45 @@ def _sort_out(conn: Connection, batch: Batch, added: int) -> Registered:
     return result
 
 
-def _add_replicas(conn: Connection) -> None:
-    conn.execute("""
+def _add_replicas(conn: Connection, *, verified: bool) -> None:
+    """New replicas are counted; what was lost or suspect is there again if it was verified now, and is read if not."""
+    conn.execute(
+        """
         WITH added AS (
-            INSERT INTO replica (file_id, storage_id)
-            SELECT file_id, storage_id FROM reg_file WHERE storage_id IS NOT NULL
+            INSERT INTO replica (file_id, storage_id, verified_at)
+            SELECT DISTINCT file_id, storage_id, CASE WHEN %s THEN now() ELSE 'epoch' END
+              FROM reg_file
+             WHERE storage_id IS NOT NULL
             ON CONFLICT DO NOTHING
             RETURNING file_id, storage_id),
         counted AS (
             SELECT storage_id, count(*) AS n, sum(size) AS bytes
-              FROM added JOIN reg_file USING (file_id, storage_id)
+              FROM added JOIN (SELECT DISTINCT file_id, size FROM reg_file) f USING (file_id)
              GROUP BY storage_id)
         INSERT INTO storage_count AS c (storage_id, n_files, n_bytes)
         SELECT storage_id, n, bytes FROM counted ORDER BY storage_id
         ON CONFLICT (storage_id) DO UPDATE
            SET n_files = c.n_files + excluded.n_files, n_bytes = c.n_bytes + excluded.n_bytes
-    """)
+        """,
+        (verified,),
+    )
     found_again = conn.execute("""
         SELECT r.file_id, r.storage_id, r.state
           FROM replica r
           JOIN reg_file USING (file_id, storage_id)
          WHERE known AND r.state IN ('Lost', 'Suspect')
     """).fetchall()
+    if not verified:
+        recheck(conn, [(file_id, storage_id) for file_id, storage_id, _ in found_again])
+        return
     for state in (ReplicaState.LOST, ReplicaState.SUSPECT):
         these = [(file_id, storage_id) for file_id, storage_id, is_in in found_again if is_in is state]
         if these:
             move_replicas(conn, these, state, ReplicaState.AVAILABLE, "delivered again and verified")
+
+
+def _settle(conn: Connection) -> None:
+    """Have every file of the batch that gained a copy compared with what it is owed."""
     conn.execute("""
         INSERT INTO unsettled (file_id)
         SELECT DISTINCT file_id FROM reg_file ORDER BY file_id
@@ -288,10 +285,26 @@ def _add_counts(conn: Connection) -> None:
         ON CONFLICT (set_id) DO UPDATE
            SET n_files = c.n_files + excluded.n_files, n_bytes = c.n_bytes + excluded.n_bytes
     """)
-
-
-def _canonical(meta: Mapping[str, Any]) -> str:
-    return json.dumps(meta, sort_keys=True, separators=(",", ":"))
+    conn.execute("""
+        INSERT INTO dataset_count AS c (dataset_id, n_files, n_bytes)
+        SELECT dataset_id, sum(n), sum(bytes)
+          FROM (SELECT m.dataset_id, r.n, r.bytes
+                  FROM (SELECT set_id, count(*) AS n, sum(size) AS bytes
+                          FROM reg_file WHERE NOT known GROUP BY set_id) r
+                  JOIN dataset_set m USING (set_id)
+                  JOIN dataset d USING (dataset_id)
+                 WHERE d.file_query IS NULL
+                 UNION ALL
+                SELECT m.dataset_id, 1, r.size
+                  FROM reg_file r
+                  JOIN dataset_set m USING (set_id)
+                  JOIN dataset d USING (dataset_id)
+                 WHERE NOT r.known AND coalesce(r.extra, '{}') @@ d.file_query) gained
+         GROUP BY dataset_id
+         ORDER BY dataset_id
+        ON CONFLICT (dataset_id) DO UPDATE
+           SET n_files = c.n_files + excluded.n_files, n_bytes = c.n_bytes + excluded.n_bytes
+    """)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -339,6 +352,15 @@ def files_by_lfn(conn: Connection, lfns: Iterable[str]) -> list[FileRow]:
         paths=[path for path, _ in parts],
         names=[name for _, name in parts],
     )
+
+
+def known_files(conn: Connection, lfns: Sequence[str]) -> list[FileRow]:
+    """The files of these names; raises NotFound when one is not registered."""
+    found = files_by_lfn(conn, lfns)
+    missing = {parse_lfn(lfn) for lfn in lfns} - {file.lfn for file in found}
+    if missing:
+        raise NotFound(f"{min(missing)} is not in the catalogue", hint="lightkeeper find 'name like \"…*\"'")
+    return found
 
 
 def files_by_id(conn: Connection, file_ids: Sequence[int]) -> list[FileRow]:

@@ -31,12 +31,12 @@ class Violation:
 INVARIANTS = (
     Invariant(
         "I1",
-        "every registered file has a verified copy",
+        "every file that was not removed has a verified copy, or one that is still to be read first",
         """
         SELECT d.path || '/' || f.name
-          FROM file f JOIN directory d USING (dir_id)
-         WHERE NOT EXISTS (SELECT FROM replica r
-                            WHERE r.file_id = f.file_id AND r.state = 'Available' AND r.verified_at >= r.written_at)
+          FROM file f JOIN directory d USING (dir_id) JOIN meta_set s USING (set_id)
+         WHERE f.size > 0 AND s.state <> 'Removed'
+           AND NOT EXISTS (SELECT FROM replica r WHERE r.file_id = f.file_id AND r.state = 'Available')
         """,
     ),
     Invariant(
@@ -45,7 +45,7 @@ INVARIANTS = (
         """
         SELECT 'intent ' || i.intent_id
           FROM intent i
-         WHERE i.state <> 'Void'
+         WHERE i.state <> 'Void' AND NOT i.removal
            AND (SELECT count(DISTINCT c ->> 'site') FROM jsonb_array_elements(i.evidence -> 'copies') c)
                < greatest(2, coalesce((SELECT copies FROM policy p WHERE p.policy_id = i.policy_id), 2))
         """,
@@ -158,6 +158,23 @@ INVARIANTS = (
          WHERE (coalesce(r.n, 0), coalesce(r.b, 0))
                IS DISTINCT FROM (coalesce(c.n_files, 0), coalesce(c.n_bytes, 0)::numeric)
         UNION ALL
+        SELECT 'dataset ' || d.name
+          FROM dataset d
+          LEFT JOIN (SELECT m.dataset_id, count(*) AS n, sum(f.size) AS b
+                       FROM dataset_set m
+                       JOIN dataset USING (dataset_id)
+                       JOIN file f USING (set_id)
+                      WHERE file_query IS NULL OR coalesce(f.extra, '{}') @@ file_query
+                      GROUP BY 1
+                      UNION ALL
+                     SELECT m.dataset_id, count(*), sum(f.size)
+                       FROM dataset_file m LEFT JOIN file f USING (file_id)
+                      GROUP BY 1) f USING (dataset_id)
+          LEFT JOIN dataset_count c USING (dataset_id)
+         WHERE (d.set_query IS NOT NULL OR d.frozen IS NOT NULL)
+           AND (coalesce(f.n, 0), coalesce(f.b, 0))
+               IS DISTINCT FROM (coalesce(c.n_files, 0), coalesce(c.n_bytes, 0)::numeric)
+        UNION ALL
         SELECT 'link from site ' || coalesce(t.source, c.source_id) || ' to ' || coalesce(t.target, c.target_id)
           FROM (SELECT s.site_id AS source, g.site_id AS target, count(*) AS n, sum(f.size) AS b
                   FROM transfer x
@@ -177,18 +194,19 @@ INVARIANTS = (
         """
         SELECT h.kind || ' ' || h.id || ': ' || h.source || ' to ' || h.target
           FROM history h
-         WHERE h.target <> 'Deleted'
+         WHERE h.target NOT IN ('Deleted', 'Forgotten')
            AND NOT EXISTS (SELECT FROM state_move m
                             WHERE m.kind = h.kind AND m.source = h.source AND m.target = h.target)
         """,
     ),
     Invariant(
         "I12",
-        "no file is without a replica",
+        "no file with content that was not removed is without a replica",
         """
         SELECT d.path || '/' || f.name
-          FROM file f JOIN directory d USING (dir_id)
-         WHERE NOT EXISTS (SELECT FROM replica r WHERE r.file_id = f.file_id)
+          FROM file f JOIN directory d USING (dir_id) JOIN meta_set s USING (set_id)
+         WHERE f.size > 0 AND s.state <> 'Removed'
+           AND NOT EXISTS (SELECT FROM replica r WHERE r.file_id = f.file_id)
         """,
     ),
     Invariant(
@@ -222,6 +240,12 @@ INVARIANTS = (
         UNION ALL
         SELECT 'task ' || task_id || ' has a missing input ' || file_id
           FROM task_input i WHERE NOT EXISTS (SELECT FROM file f WHERE f.file_id = i.file_id)
+        UNION ALL
+        SELECT 'dataset ' || dataset_id || ' has a missing file ' || file_id
+          FROM dataset_file m WHERE NOT EXISTS (SELECT FROM file f WHERE f.file_id = m.file_id)
+        UNION ALL
+        SELECT 'file ' || file_id || ' is superseded by a missing file ' || by_id
+          FROM supersession m WHERE NOT EXISTS (SELECT FROM file f WHERE f.file_id = m.by_id)
         """,
     ),
 )

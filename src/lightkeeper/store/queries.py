@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, LiteralString
+from typing import Any, LiteralString, TypeGuard
 
 from psycopg import Connection
 from psycopg.sql import SQL, Composed, Placeholder
@@ -29,8 +29,10 @@ from lightkeeper.domain.query import (
     Word,
     as_time,
     conditions,
+    glob_to_like,
     to_jsonpath,
 )
+from lightkeeper.domain.states import File
 from lightkeeper.store.catalog import FileRow
 
 PAGE = 1000
@@ -49,6 +51,8 @@ class Way(StrEnum):
     """The metadata sets that match, in order, and the files of each."""
     FEW = "few"
     """By an index on files that a condition on directory, origin or kin allows."""
+    LISTED = "listed"
+    """The list of a frozen dataset, in order."""
     WALK = "walk"
     """Every file, in order."""
 
@@ -63,17 +67,20 @@ SORTS: dict[str, LiteralString] = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A compiled query. `set_path` is the part that metadata sets decide alone, `rest` what each file must fulfil."""
+    """A compiled query. `set_path` is the part that metadata sets decide alone, `states` those of files that are meant
+    (None: any), `listed` the frozen dataset they are in, `rest` what each file must fulfil besides."""
 
     way: Way
     set_path: str | None
     rest: Composed | None
+    states: tuple[str, ...] | None = (str(File.CURRENT),)
+    listed: str | None = None
     params: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def by_counters(self) -> bool:
         """Whether number and bytes of the files are known without looking at a file."""
-        return self.rest is None
+        return self.rest is None and self.listed is None
 
 
 # --- compiling -------------------------------------------------------------------------------------------------
@@ -83,13 +90,34 @@ def compile_query(query: Query, vocabulary: Vocabulary, now: datetime) -> Plan:
     parts = query.tree.parts if isinstance(query.tree, And) else (query.tree,)
     of_sets = [part for part in parts if _level(part, levels) is KeyLevel.SET]
     others = [part for part in parts if _level(part, levels) is not KeyLevel.SET]
+    listed = next((part for part in others if _is_of(part, Word.DATASET)), None)
+    states = next((part for part in others if _is_of(part, Word.FILE_STATE)), None)
+    others = [part for part in others if part is not listed and part is not states]
     compiler = _Compiler(levels, now)
     rest = SQL("\n   AND ").join(compiler.sql(part) for part in others) if others else None
     set_path = to_jsonpath(And(tuple(of_sets))) if of_sets else None
     way = Way.SETS if set_path else Way.WALK
     if any(_is_narrow(part) for part in others):
         way = Way.FEW
-    return Plan(way, set_path, rest, compiler.params)
+    if listed:
+        way = Way.LISTED
+    return Plan(way, set_path, rest, _states(states, others, listed), listed.value if listed else None, compiler.params)
+
+
+def _is_of(tree: Tree, word: Word) -> TypeGuard[FileCondition]:
+    """Whether it names one dataset, or the states of files that are meant."""
+    allowed = (Op.EQ,) if word is Word.DATASET else (Op.EQ, Op.IN)
+    return isinstance(tree, FileCondition) and tree.word is word and tree.op in allowed
+
+
+def _states(
+    asked: FileCondition | None, others: Sequence[Tree], listed: FileCondition | None
+) -> tuple[str, ...] | None:
+    """Files that are not Current are meant only when a query asks for their state, or for the list of a dataset."""
+    if asked:
+        return tuple(asked.value) if asked.op is Op.IN else (asked.value,)
+    asks = any(isinstance(c, FileCondition) and c.word is Word.FILE_STATE for tree in others for c in conditions(tree))
+    return None if asks or listed else (str(File.CURRENT),)
 
 
 def _level(tree: Tree, levels: dict[str, KeyLevel]) -> KeyLevel | None:
@@ -181,6 +209,10 @@ class _Compiler:
                 return self.kin(_ANCESTORS, c)
             case Word.DESCENDANT_OF:
                 return self.kin(_DESCENDANTS, c)
+            case Word.DATASET:
+                return self.in_list(c)
+            case Word.FILE_STATE:
+                return self.compared(SQL("s.state::text"), c.op, c.value, "text")
 
     def compared(self, target: SQL | Composed, op: Op, wanted: Any, type_: LiteralString) -> Composed:
         """`target`, one value that is always there, with what is wanted."""
@@ -193,7 +225,7 @@ class _Compiler:
                 low, high = self.value(wanted[0], type_), self.value(wanted[1], type_)
                 return SQL("({0} >= {1} AND {0} <= {2})").format(target, low, high)
             case Op.LIKE:
-                return SQL("{} LIKE {}").format(target, self.value(_like(wanted), "text"))
+                return SQL("{} LIKE {}").format(target, self.value(glob_to_like(wanted), "text"))
             case Op.EXISTS | Op.MISSING:
                 raise AssertionError(op)
             case _:
@@ -226,6 +258,15 @@ class _Compiler:
             self.value([v for v in wanted if isinstance(v, str)], "text[]"),
         )  # fmt: skip
         return SQL("({} AND NOT {})").format(some, one) if c.op in (Op.NE, Op.NOT_IN) else one
+
+    def in_list(self, c: FileCondition) -> Composed:
+        """Whether the file is on the list of a frozen dataset; what dynamic ones mean was put in their place."""
+        names = list(c.value) if c.op in LISTS else [c.value]
+        found = SQL(
+            "EXISTS (SELECT FROM dataset_file m JOIN dataset k USING (dataset_id)"
+            " WHERE m.file_id = f.file_id AND k.name = ANY({}))"
+        ).format(self.value(names, "text[]"))
+        return SQL("NOT {}").format(found) if c.op in (Op.NE, Op.NOT_IN) else found
 
     def kin(self, walk: SQL, c: FileCondition) -> Composed:
         """Whether the file is among the ancestors or descendants of those named."""
@@ -281,12 +322,6 @@ def _seconds(n: float) -> timedelta:
     return timedelta(seconds=n)
 
 
-def _like(pattern: str) -> str:
-    for sign in ("\\", "%", "_"):
-        pattern = pattern.replace(sign, "\\" + sign)
-    return pattern.replace("*", "%").replace("?", "_")
-
-
 # --- counting --------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Size:
@@ -298,21 +333,25 @@ class Size:
 
 def count(conn: Connection, plan: Plan) -> Size:
     """How many files a query means, and how large they are."""
-    if plan.by_counters:
-        query = SQL("""
-            SELECT coalesce(sum(c.n_files), 0)::bigint, coalesce(sum(c.n_bytes), 0)::bigint
-              FROM set_count c JOIN meta_set s USING (set_id)
-             WHERE {}
-        """).format(_of_set(plan))
-    else:
-        query = SQL("""
-            SELECT count(*), coalesce(sum(f.size), 0)::bigint
-              FROM meta_set s
-              JOIN file f USING (set_id)
-              JOIN directory d USING (dir_id)
-             WHERE {}
-               AND {}
-        """).format(_of_set(plan), plan.rest)
+    if not plan.by_counters:
+        return recount(conn, plan)
+    query = SQL("""
+        SELECT coalesce(sum(c.n_files), 0)::bigint, coalesce(sum(c.n_bytes), 0)::bigint
+          FROM set_count c JOIN meta_set s USING (set_id)
+         WHERE {}
+    """).format(_of_set(plan))
+    line = conn.execute(query, _params(plan)).fetchone()
+    return Size(*line) if line else Size(0, 0)
+
+
+def recount(conn: Connection, plan: Plan) -> Size:
+    """The same by looking at the files themselves, whatever counters say."""
+    query = SQL("""
+        SELECT count(*), coalesce(sum(f.size), 0)::bigint
+          FROM {}
+         WHERE {}
+           AND {}
+    """).format(_from(plan), _of_set(plan), _rest(plan))
     line = conn.execute(query, _params(plan)).fetchone()
     return Size(*line) if line else Size(0, 0)
 
@@ -334,12 +373,81 @@ def index_used(conn: Connection, plan: Plan) -> bool:
     return "meta_set_meta" in str(conn.execute(query, _params(plan)).fetchone())
 
 
+def _from(plan: Plan) -> Composed:
+    """The files that may be meant, as f with directory d and metadata set s."""
+    listed = """
+        (SELECT file_id FROM dataset_file JOIN dataset USING (dataset_id) WHERE name = %(listed)s) m
+          JOIN file f USING (file_id)"""
+    return SQL("{} JOIN directory d USING (dir_id) JOIN meta_set s USING (set_id)").format(
+        SQL(listed if plan.listed else "file f")
+    )
+
+
 def _of_set(plan: Plan) -> Composed:
-    return SQL("s.meta @@ {}::jsonpath").format(Placeholder("set_path")) if plan.set_path else Composed([SQL("true")])
+    path = SQL("s.meta @@ {}::jsonpath").format(Placeholder("set_path")) if plan.set_path else SQL("true")
+    return Composed([path, SQL(" AND s.state = ANY(%(states)s::file_state[])" if plan.states else "")])
 
 
 def _params(plan: Plan, **more: Any) -> dict[str, Any]:
-    return plan.params | {"set_path": plan.set_path} | more
+    states = list(plan.states or ())
+    return plan.params | {"set_path": plan.set_path, "states": states, "listed": plan.listed} | more
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one storage holds of the files that are meant: Available replicas and their bytes."""
+
+    storage: str
+    site: str
+    files: int
+    bytes: int
+
+
+def usage(conn: Connection, plan: Plan) -> list[Usage]:
+    """Every storage with a copy of the files that are meant, counted from the copies themselves."""
+    query = SQL("""
+        SELECT w.name, site.name, count(*), sum(f.size)::bigint
+          FROM {}
+          JOIN replica r ON r.file_id = f.file_id AND r.state = 'Available'
+          JOIN storage w ON w.storage_id = r.storage_id
+          JOIN site ON site.site_id = w.site_id
+         WHERE {}
+           AND {}
+         GROUP BY 1, 2
+         ORDER BY 1
+    """).format(_from(plan), _of_set(plan), _rest(plan))
+    return [Usage(*line) for line in conn.execute(query, _params(plan)).fetchall()]
+
+
+def put_list(conn: Connection, plan: Plan, dataset_id: int) -> Size:
+    """Make the files that are meant now the list of a dataset."""
+    query = SQL("""
+        WITH listed AS (
+            INSERT INTO dataset_file (dataset_id, file_id)
+            SELECT %(dataset)s, f.file_id FROM {} WHERE {} AND {} ORDER BY f.file_id
+            RETURNING file_id)
+        SELECT count(*), coalesce(sum(size), 0)::bigint FROM listed JOIN file USING (file_id)
+    """).format(_from(plan), _of_set(plan), _rest(plan))
+    line = conn.execute(query, _params(plan, dataset=dataset_id)).fetchone()
+    return Size(*line) if line else Size(0, 0)
+
+
+def holds(conn: Connection, plan: Plan, file_id: int) -> bool:
+    """Whether the file is among those that are meant."""
+    query = SQL("SELECT FROM {} WHERE f.file_id = %(one)s AND {} AND {}").format(
+        _from(plan), _of_set(plan), _rest(plan)
+    )
+    return conn.execute(query, _params(plan, one=file_id)).fetchone() is not None
+
+
+def in_order_of_name(conn: Connection, plan: Plan) -> Iterator[tuple[int, str]]:
+    """Id and name of every file that is meant, sorted by name; in constant memory, while the transaction is open."""
+    query = SQL("""
+        SELECT f.file_id, d.path || '/' || f.name FROM {} WHERE {} AND {} ORDER BY 2
+    """).format(_from(plan), _of_set(plan), _rest(plan))
+    with conn.cursor(name="in_order_of_name") as cursor:
+        cursor.itersize = 10_000
+        yield from cursor.execute(query, _params(plan))
 
 
 # --- pages -----------------------------------------------------------------------------------------------------
@@ -469,17 +577,17 @@ def _sets_after(conn: Connection, plan: Plan, set_id: int, limit: int) -> list[t
 
 
 def _page_of_files(conn: Connection, plan: Plan, place: Place, limit: int, *, names: bool) -> Page:
+    order = SQL("m.file_id") if plan.listed else SQL("f.set_id, f.file_id")
+    after = SQL("m.file_id > %(file_id)s" if plan.listed else "(f.set_id, f.file_id) > (%(set_id)s, %(file_id)s)")
     query = SQL("""
         SELECT {}
-          FROM file f
-          JOIN directory d USING (dir_id)
-          JOIN meta_set s USING (set_id)
-         WHERE (f.set_id, f.file_id) > (%(set_id)s, %(file_id)s)
+          FROM {}
+         WHERE {}
            AND {}
            AND {}
-         ORDER BY f.set_id, f.file_id
+         ORDER BY {}
          LIMIT %(limit)s
-    """).format(_columns(names), _of_set(plan), _rest(plan))
+    """).format(_columns(names), _from(plan), after, _of_set(plan), _rest(plan), order)
     lines = conn.execute(query, _params(plan, set_id=place.set_id, file_id=place.file_id, limit=limit)).fetchall()
     return Page(_files(conn, lines, names), Place(lines[-1][0], lines[-1][1]) if len(lines) == limit else None)
 
@@ -502,15 +610,13 @@ def _sorted_page(conn: Connection, plan: Plan, sorts: Sequence[Sort], place: Pla
     )
     query = SQL("""
         SELECT {}, {}
-          FROM file f
-          JOIN directory d USING (dir_id)
-          JOIN meta_set s USING (set_id)
+          FROM {}
          WHERE {}
            AND {}
            AND {}
          ORDER BY {}, f.file_id
          LIMIT %(limit)s
-    """).format(_columns(names), SQL(", ").join(columns), _of_set(plan), _rest(plan), after, order)
+    """).format(_columns(names), SQL(", ").join(columns), _from(plan), _of_set(plan), _rest(plan), after, order)
     lines = conn.execute(query, _params(plan, **params)).fetchall()
     n = len(sorts)
     files = _files(conn, [line[:-n] for line in lines], names)
@@ -547,6 +653,7 @@ def known_names(conn: Connection, word: Word) -> list[str]:
         Word.SITE: "SELECT name FROM site",
         Word.PRODUCED_BY: "SELECT name FROM production",
         Word.SCOPE: "SELECT name FROM scope",
+        Word.DATASET: "SELECT name FROM dataset",
     }
     return [name for (name,) in conn.execute(tables[word]).fetchall()]
 

@@ -220,6 +220,7 @@ def assign_policies(conn: Connection) -> int:
         SELECT DISTINCT ON (s.set_id) s.set_id, p.policy_id
           FROM meta_set s
           JOIN policy p ON s.meta @@ p.set_query
+         WHERE s.state <> 'Removed'
          ORDER BY s.set_id, p.name
     """)
     return conn.execute("""

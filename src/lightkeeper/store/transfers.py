@@ -47,7 +47,8 @@ def look_again(conn: Connection, due: Sequence[tuple[int, datetime]]) -> None:
 def take_unsettled(conn: Connection, limit: int) -> list[tuple[FileCopies, int | None]]:
     """Take up to `limit` unsettled files off the queue, lock them, and return their copies and policy.
 
-    The rows are deleted first: a change that happens meanwhile waits for us and puts its file back.
+    The rows are deleted first: a change that happens meanwhile waits for us and puts its file back. Names without data
+    are left out: nothing can be copied.
     """
     taken = values(
         conn,
@@ -59,7 +60,10 @@ def take_unsettled(conn: Connection, limit: int) -> list[tuple[FileCopies, int |
                                 ORDER BY file_id LIMIT %(limit)s
                                 FOR UPDATE SKIP LOCKED)
             RETURNING file_id)
-        SELECT file_id FROM file JOIN taken USING (file_id) ORDER BY file_id FOR UPDATE OF file
+        SELECT file_id FROM file JOIN taken USING (file_id)
+         WHERE file.size > 0 OR EXISTS (SELECT FROM replica r WHERE r.file_id = file.file_id)
+         ORDER BY file_id
+           FOR UPDATE OF file
         """,
         limit=limit,
     )

@@ -108,7 +108,7 @@ def activate(conn: Connection, production_id: int) -> int:
         INSERT INTO transformation_set (set_id, transformation_id)
         SELECT s.set_id, t.transformation_id
           FROM transformation t JOIN meta_set s ON s.meta @@ t.set_query
-         WHERE t.transformation_id = ANY(%s)
+         WHERE t.transformation_id = ANY(%s) AND t.dataset_id IS NULL AND s.state = 'Current'
         ON CONFLICT DO NOTHING
         """,
         (ids,),

@@ -6,6 +6,7 @@
 -- halve the rate of registration. `lightkeeper fsck` checks those references instead.
 
 -- ============================================================================================ states
+CREATE TYPE file_state           AS ENUM ('Current', 'Superseded', 'Corrupted', 'Removed');
 CREATE TYPE trigger_state        AS ENUM ('Accepted', 'Registered', 'Quarantined');
 CREATE TYPE replica_state        AS ENUM ('Available', 'Suspect', 'Lost', 'Deleting');
 CREATE TYPE transfer_state       AS ENUM ('Waiting', 'Running', 'Done', 'Failed');
@@ -119,12 +120,15 @@ CREATE TABLE meta_key (
     description text NOT NULL DEFAULT ''
 );
 
--- One row per distinct combination of set-level values; files point to it. Queries run over these rows.
+-- One row per distinct combination of set-level values and state of its files; files point to it. Queries run over
+-- these rows, so that files which are not Current cost them nothing. A file changes state by changing its set.
 CREATE TABLE meta_set (
     set_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     created timestamptz NOT NULL DEFAULT now(),
-    hash    uuid NOT NULL UNIQUE,                  -- md5 of meta::text (jsonb text is canonical)
-    meta    jsonb NOT NULL
+    hash    uuid NOT NULL,                         -- md5 of meta::text (jsonb text is canonical)
+    state   file_state NOT NULL DEFAULT 'Current',
+    meta    jsonb NOT NULL,
+    UNIQUE (hash, state)
 );
 CREATE INDEX meta_set_meta ON meta_set USING gin (meta jsonb_path_ops);
 
@@ -153,8 +157,15 @@ CREATE UNIQUE INDEX file_lfn ON file (dir_id, name);
 CREATE UNIQUE INDEX file_set ON file (set_id, file_id);
 CREATE INDEX file_activity ON file (activity_id);
 
--- One copy on one storage, as observed. A row is made, or becomes Available again, only after its bytes were read
--- back there and had the file's size and sha256; verified_at is the moment of that.
+-- The file that took the place of another.
+CREATE TABLE supersession (
+    file_id bigint PRIMARY KEY,
+    by_id   bigint NOT NULL                        -- the newer one
+);
+CREATE INDEX supersession_by ON supersession (by_id);
+
+-- One copy on one storage, as observed. verified_at is the moment when its bytes were last read there and had the
+-- file's size and sha256. For a copy that a list reported it is 1970 until it is read; it counts for nothing till then.
 CREATE TABLE replica (
     file_id     bigint NOT NULL,
     written_at  timestamptz NOT NULL DEFAULT now(),
@@ -165,6 +176,7 @@ CREATE TABLE replica (
     PRIMARY KEY (file_id, storage_id)
 ) WITH (fillfactor = 90);
 CREATE INDEX replica_odd ON replica (storage_id, state, file_id) WHERE state <> 'Available';
+CREATE INDEX replica_unread ON replica (storage_id, file_id) WHERE verified_at < written_at;
 
 -- Copies to be read again soon, because a decision waits for it. Suspect ones are, without being here.
 CREATE TABLE recheck (
@@ -187,6 +199,43 @@ SELECT r.file_id, r.storage_id, s.site_id, r.verified_at
 -- What each storage holds, counted as replicas come and go.
 CREATE TABLE storage_count (
     storage_id smallint PRIMARY KEY REFERENCES storage,
+    n_files    bigint NOT NULL,
+    n_bytes    bigint NOT NULL
+) WITH (fillfactor = 20);
+
+-- A named query. Frozen: the files that it meant at that moment, for ever.
+CREATE TABLE dataset (
+    dataset_id  int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    created     timestamptz NOT NULL DEFAULT now(),
+    changed     timestamptz NOT NULL DEFAULT now(),
+    frozen      timestamptz,
+    name        text COLLATE "C" NOT NULL UNIQUE,
+    description text NOT NULL DEFAULT '',
+    query       jsonb NOT NULL,
+    set_query   jsonpath,                          -- compiled, on set-level keys; NULL: other conditions decide too
+    file_query  jsonpath,                          -- compiled, on file-level keys; NULL: every file of the set
+    digest      bytea                              -- when frozen: sha256 of its names, sorted, one on each line
+);
+
+-- Which metadata sets a dynamic dataset takes: what transformation_set is to transformations.
+CREATE TABLE dataset_set (
+    set_id     bigint NOT NULL,
+    dataset_id int NOT NULL REFERENCES dataset ON DELETE CASCADE,
+    PRIMARY KEY (set_id, dataset_id)
+);
+CREATE INDEX dataset_set_dataset ON dataset_set (dataset_id);
+
+-- The files of frozen datasets.
+CREATE TABLE dataset_file (
+    file_id    bigint NOT NULL,
+    dataset_id int NOT NULL,
+    PRIMARY KEY (dataset_id, file_id)
+);
+CREATE INDEX dataset_file_file ON dataset_file (file_id);
+
+-- What each dataset holds, counted as files come and go; of frozen ones and of those that metadata keys alone decide.
+CREATE TABLE dataset_count (
+    dataset_id int PRIMARY KEY REFERENCES dataset ON DELETE CASCADE,
     n_files    bigint NOT NULL,
     n_bytes    bigint NOT NULL
 ) WITH (fillfactor = 20);
@@ -271,6 +320,7 @@ CREATE TABLE intent (
     policy_id   smallint,
     storage_id  smallint NOT NULL,
     state       intent_state NOT NULL DEFAULT 'Approved',
+    removal     boolean NOT NULL DEFAULT false,    -- the file is Removed: no copy is kept
     actor       text NOT NULL,
     why         text NOT NULL,
     evidence    jsonb NOT NULL                     -- [{storage, site, verified_at}], and the file's sha256
@@ -304,6 +354,7 @@ CREATE TABLE transformation (
     max_attempts      smallint NOT NULL DEFAULT 3,
     priority          smallint NOT NULL DEFAULT 5,
     destination_id    smallint REFERENCES site,        -- jobs only there; NULL: anywhere
+    dataset_id        int REFERENCES dataset,          -- takes only files of this frozen dataset
     state             transformation_state NOT NULL DEFAULT 'New',
     open              boolean NOT NULL DEFAULT false,  -- files that are registered later are taken too
     name              text NOT NULL UNIQUE,
@@ -475,6 +526,28 @@ CREATE TRIGGER guard AFTER UPDATE ON job REFERENCING OLD TABLE AS old_rows NEW T
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_move('job_id');
 CREATE TRIGGER guard AFTER UPDATE ON pilot REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_move('pilot_id');
+
+CREATE FUNCTION refuse_file_move() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    wrong record;
+BEGIN
+    SELECT o.file_id, a.state AS source, b.state AS target INTO wrong
+      FROM old_rows o
+      JOIN new_rows n USING (file_id)
+      JOIN meta_set a ON a.set_id = o.set_id
+      JOIN meta_set b ON b.set_id = n.set_id
+     WHERE a.state <> b.state
+       AND NOT EXISTS (SELECT FROM state_move m
+                        WHERE m.kind = 'file' AND m.source = a.state::text AND m.target = b.state::text)
+     LIMIT 1;
+    IF wrong.source IS NOT NULL THEN
+        RAISE EXCEPTION 'file % may not move from % to %', wrong.file_id, wrong.source, wrong.target
+            USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER guard AFTER UPDATE ON file REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_file_move();
 
 -- The content of a file never changes (I6).
 CREATE FUNCTION refuse_new_content() RETURNS trigger LANGUAGE plpgsql AS $$
