@@ -2,20 +2,37 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import httpx2 as httpx
+from pydantic_core import to_json
 
 from lightkeeper import __version__
 from lightkeeper.domain.errors import LightkeeperError, Unavailable, errors_by_code
 
 _TRIES = 4
+_BLOCK = 1 << 20
+_PART = 10_000
 
 Query: TypeAlias = str | Mapping[str, Any]
 """A query as text, as JSON or as a DIRAC map."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A copy of a file that is being read: what the whole file must be, and its bytes from `start` on."""
+
+    storage: str
+    size: int
+    sha256: str
+    start: int
+    chunks: Iterator[bytes]
 
 
 class Client:
@@ -87,15 +104,9 @@ class Client:
         """Files that fulfil a query (text, JSON or a DIRAC map), streamed: only those `at` a storage, sorted like
         '-size,name', at most `limit`; with `names` only their names and sizes."""
         body = {"query": query, "at": at, "sort": sort, "limit": limit, "names": names}
-        try:
-            with self._http.stream("POST", "/api/v1/find", json=body) as answer:
-                if answer.is_error:
-                    answer.read()
-                    raise _error(answer)
-                for line in answer.iter_lines():
-                    yield json.loads(line)
-        except httpx.TransportError as error:
-            raise Unavailable(f"{self.url} stopped answering: {error}", hint="is it running? lightkeeper up") from error
+        with self._stream("POST", "find", json=body) as lines:
+            for line in lines:
+                yield json.loads(line)
 
     def files(self, query: Query = "", limit: int | None = None) -> Iterator[dict[str, Any]]:
         """Files that fulfil a query, streamed."""
@@ -108,6 +119,131 @@ class Client:
     def explain(self, query: Query = "", *, at: str | None = None) -> dict[str, Any]:
         """How a query will be answered, and what it is as text and as JSON."""
         return self._post("find/explain", {"query": query, "at": at})
+
+    # --- datasets
+    def datasets(self, pattern: str = "*") -> list[dict[str, Any]]:
+        """Datasets whose name, or its last part, fits a pattern of `*` and `?`."""
+        return self._get("datasets", pattern=pattern)
+
+    def dataset(self, name: str) -> dict[str, Any]:
+        """One dataset: its query, status, number of files and bytes."""
+        return self._get("datasets/show", name=name)
+
+    def dataset_usage(self, name: str) -> list[dict[str, Any]]:
+        """What each storage holds of a dataset."""
+        return self._get("datasets/usage", name=name)
+
+    def dataset_names(self, name: str) -> Iterator[str]:
+        """Names of all files of a dataset, sorted, streamed."""
+        with self._stream("GET", "datasets/names", params={"name": name}) as lines:
+            yield from lines
+
+    def datasets_holding(self, lfn: str) -> list[dict[str, Any]]:
+        """Datasets that a file is in."""
+        return self._get("datasets/holding", lfn=lfn)
+
+    def datasets_fixing(self, values: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Datasets whose query fixes keys to these values, given as texts."""
+        return self._post("datasets/fixing", {"values": dict(values)})
+
+    def create_dataset(
+        self, name: str, query: Query, *, description: str = "", dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Make a dynamic dataset; its name, files and bytes."""
+        body = {"name": name, "query": query, "description": description, "dry_run": dry_run}
+        return self._post("datasets", body)
+
+    def freeze_dataset(self, name: str) -> dict[str, Any]:
+        """Make a dataset the list of the files that it means now."""
+        return self._post("datasets/freeze", {"name": name})
+
+    def release_dataset(self, name: str) -> dict[str, Any]:
+        """Make a frozen dataset its query again."""
+        return self._post("datasets/release", {"name": name})
+
+    def update_dataset(self, name: str) -> dict[str, Any]:
+        """Count a dataset anew; what its counters said and what was counted."""
+        return self._post("datasets/update", {"name": name})
+
+    def describe_dataset(self, name: str, description: str) -> dict[str, Any]:
+        """Say what a dataset is for."""
+        return self._post("datasets/describe", {"name": name, "description": description})
+
+    def split_dataset(
+        self, name: str, fractions: str, labels: Sequence[str] = (), *, again: bool = False, dry_run: bool = False
+    ) -> list[dict[str, Any]]:
+        """Cut a dataset in parts, each a dataset of its own."""
+        body = {"name": name, "fractions": fractions, "labels": list(labels), "again": again, "dry_run": dry_run}
+        return self._post("datasets/split", body)
+
+    def remove_dataset(self, name: str, *, dry_run: bool = False) -> str:
+        """Forget a dataset, not its files; its whole name."""
+        return self._post("datasets/remove", {"name": name, "dry_run": dry_run})["removed"]
+
+    # --- files that are registered: lists of any length are sent in parts
+    def stat(self, names: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+        """What is known of `files`, and what `failed`: names that are not registered."""
+        return self._in_parts("files/stat", names)
+
+    def replicas(self, names: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+        """Every one of the `replicas` of files, and what `failed`: names that are not registered."""
+        return self._in_parts("files/replicas", names)
+
+    def check(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Names sorted into those with `none`, `one` and `several` Available copies, and those that are `missing`."""
+        return self._in_parts("files/check", names)
+
+    def set_metadata(
+        self, names: Iterable[str], values: Mapping[str, Any], unset: Sequence[str] = (), *, dry_run: bool = False
+    ) -> dict[str, list[Any]]:
+        """Give files other metadata; names `done`, and what `failed`."""
+        return self._in_parts("files/metadata", names, set=dict(values), unset=list(unset), dry_run=dry_run)
+
+    def mark_corrupted(self, names: Iterable[str], why: str, *, dry_run: bool = False) -> dict[str, list[Any]]:
+        """Say that the content of files is wrong."""
+        return self._in_parts("files/corrupted", names, why=why, dry_run=dry_run)
+
+    def restore(self, names: Iterable[str], why: str, *, dry_run: bool = False) -> dict[str, list[Any]]:
+        """Say that superseded or corrupted files are right after all."""
+        return self._in_parts("files/restore", names, why=why, dry_run=dry_run)
+
+    def supersede(self, pairs: Iterable[tuple[str, str]], why: str, *, dry_run: bool = False) -> dict[str, list[Any]]:
+        """Let the second file of each pair take the place of the first."""
+        return self._in_parts("files/supersede", pairs, "pairs", why=why, dry_run=dry_run)
+
+    def remove(self, names: Iterable[str], why: str, *, dry_run: bool = False) -> dict[str, list[Any]]:
+        """Give up the bytes of files: every copy will be deleted."""
+        return self._in_parts("files/remove", names, why=why, dry_run=dry_run)
+
+    def unregister(
+        self, names: Iterable[str], why: str, *, at: str | None = None, dry_run: bool = False
+    ) -> dict[str, list[Any]]:
+        """Take files, or what is recorded `at` one storage, out of the catalogue; no byte is touched."""
+        return self._in_parts("files/unregister", names, why=why, at=at, dry_run=dry_run)
+
+    def register(
+        self,
+        files: Iterable[Mapping[str, Any] | bytes],
+        *,
+        at: str | None = None,
+        virtual: bool = False,
+        dry_run: bool = False,
+    ) -> dict[str, Any]:
+        """Register files from maps, or lines of JSON, with lfn, size, sha256, adler32, storage and meta: how many were
+        `added`, `known` already and `failed`, and the `failures` with their lines. With `virtual` names without data.
+        The list is sent as it is made and may have any length; sent again, it changes nothing."""
+        params = {"virtual": virtual, "dry_run": dry_run} | ({"at": at} if at else {})
+        try:
+            answer = self._http.post(
+                "/api/v1/register", params=params, content=_blocks(files), timeout=httpx.Timeout(120, read=None)
+            )
+        except httpx.TransportError as error:
+            raise Unavailable(
+                f"{self.url} stopped answering: {error}", hint="is it running? then register the list again"
+            ) from error
+        if answer.is_error:
+            raise _error(answer)
+        return answer.json()
 
     # --- metadata keys
     def define_key(
@@ -128,6 +264,63 @@ class Client:
     def why(self, lfn: str) -> dict[str, Any]:
         """A file's story back to the raw files it was made from."""
         return self._get("files/why", lfn=lfn)
+
+    # --- contents; `lightkeeper.content` brings and fetches many files
+    def file_facts(self, lfn: str) -> dict[str, Any]:
+        """Size, checksums, metadata and copies of a file."""
+        return self._get("files/facts", lfn=lfn)
+
+    @contextmanager
+    def open_content(
+        self, lfn: str, *, at: str | None = None, not_at: Sequence[str] = (), start: int = 0
+    ) -> Generator[Content]:
+        """The bytes of a file from `start` on, streamed from one of its copies; `start` is less than its size, or 0.
+        What is read is not checked; Unavailable is raised when it breaks off."""
+        params = {"lfn": lfn, "not_at": list(not_at)} | ({"at": at} if at else {})
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        try:
+            with self._http.stream("GET", "/api/v1/files/content", params=params, headers=headers) as answer:
+                if answer.is_error:
+                    answer.read()
+                    raise _error(answer)
+                told = answer.headers
+                yield Content(
+                    storage=told["x-lightkeeper-storage"],
+                    size=int(told["x-lightkeeper-size"]),
+                    sha256=told["x-lightkeeper-sha256"],
+                    start=start,
+                    chunks=answer.iter_raw(_BLOCK),
+                )
+        except httpx.TransportError as error:
+            raise Unavailable(f"{self.url} broke off: {error}", hint="is it running? lightkeeper up") from error
+
+    def suspect(self, lfn: str, storage: str, why: str) -> None:
+        """Other bytes were read from a copy than the catalogue says: have it read again."""
+        self._post("files/suspect", {"lfn": lfn, "storage": storage, "why": why})
+
+    def plan_put(
+        self, at: str, meta: Mapping[str, Any], lfn: str | None = None, sha256: str | None = None
+    ) -> str | None:
+        """What `put_content` would do: 'new', 'copy' or 'known'; without a name only place and metadata are checked."""
+        file = {"lfn": lfn, "sha256": sha256} if lfn is not None else None
+        return self._post("files/content/plan", {"at": at, "meta": dict(meta), "file": file})["state"]
+
+    def put_content(
+        self, lfn: str, at: str, chunks: Iterable[bytes], size: int, sha256: str, meta: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Put `size` bytes under a name at a storage, once; what became of it, with its checksums."""
+        params = {"lfn": lfn, "at": at, "sha256": sha256, "meta": json.dumps(meta)}
+        headers = {"Content-Length": str(size)}
+        patience = httpx.Timeout(120, read=None)  # the storage reads everything back before it answers
+        try:
+            answer = self._http.put(
+                "/api/v1/files/content", params=params, content=chunks, headers=headers, timeout=patience
+            )
+        except httpx.TransportError as error:
+            raise Unavailable(f"{self.url} broke off: {error}", hint="is it running? lightkeeper up") from error
+        if answer.is_error:
+            raise _error(answer)
+        return answer.json()
 
     # --- productions
     def productions(self) -> list[dict[str, Any]]:
@@ -193,6 +386,26 @@ class Client:
         self._post("pilot/goodbye", {})
 
     # --- how
+    @contextmanager
+    def _stream(self, method: str, path: str, **request: Any) -> Generator[Iterator[str]]:
+        """The lines of an answer while they come; Unavailable is raised when it breaks off."""
+        try:
+            with self._http.stream(method, f"/api/v1/{path}", **request) as answer:
+                if answer.is_error:
+                    answer.read()
+                    raise _error(answer)
+                yield answer.iter_lines()
+        except httpx.TransportError as error:
+            raise Unavailable(f"{self.url} stopped answering: {error}", hint="is it running? lightkeeper up") from error
+
+    def _in_parts(self, path: str, items: Iterable[Any], key: str = "names", **more: Any) -> dict[str, list[Any]]:
+        """Post a list in parts and join what was answered to each."""
+        joined: dict[str, list[Any]] = {}
+        for part in _parts(items):
+            for name, lines in self._post(path, {key: part, **more}).items():
+                joined.setdefault(name, []).extend(lines)
+        return joined
+
     def _get(self, path: str, **params: Any) -> Any:
         return self._try(lambda: self._http.get(f"/api/v1/{path}", params=params))
 
@@ -241,6 +454,31 @@ def running(home: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return where if Path(f"/proc/{where['pid']}").exists() or not Path("/proc/self").exists() else None
+
+
+def _parts(items: Iterable[Any]) -> Iterator[list[Any]]:
+    """At least one part, so that an empty list is answered too."""
+    rest = iter(items)
+    part = list(islice(rest, _PART))
+    while True:
+        yield part
+        part = list(islice(rest, _PART))
+        if not part:
+            return
+
+
+def _blocks(files: Iterable[Mapping[str, Any] | bytes]) -> Iterator[bytes]:
+    """Lines of JSON, joined to blocks that are worth sending."""
+    block: list[bytes] = []
+    size = 0
+    for file in files:
+        block.append(file if isinstance(file, bytes) else to_json(file))
+        size += len(block[-1])
+        if size > _BLOCK:
+            yield b"\n".join(block) + b"\n"
+            block, size = [], 0
+    if block:
+        yield b"\n".join(block) + b"\n"
 
 
 def _error(answer: httpx.Response) -> LightkeeperError:

@@ -167,9 +167,7 @@ def everything(world: World) -> tuple[dict[str, Facts], datetime]:
     ancestors = {f.lfn: above(f.lfn) for f in files}
     with world.ctx.db.transaction() as conn:
         vocabulary = topology.vocabulary(conn)
-        held = {file_id: state for file_id, state in conn.execute(
-            "SELECT file_id, state::text FROM file JOIN meta_set USING (set_id)"
-        ).fetchall()}  # fmt: skip
+        held = dict(conn.execute("SELECT file_id, state::text FROM file JOIN meta_set USING (set_id)").fetchall())
         dynamic = [
             (row.name, Query.from_map(row.query, vocabulary)) for row in stored.datasets(conn) if row.frozen is None
         ]

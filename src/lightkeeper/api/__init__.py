@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
 from lightkeeper import __version__, web
-from lightkeeper.api import find, pilots
+from lightkeeper.api import content, datasets, files, find, pilots
 from lightkeeper.context import Context
 from lightkeeper.domain.errors import LightkeeperError, NotFound, Refused
 from lightkeeper.steps import audit, produce, report, topology
@@ -185,6 +185,9 @@ def make_api(ctx: Context, token: str) -> FastAPI:
         return asdict(audit.fsck(ctx, read_bytes=read_bytes))
 
     app.include_router(find.make_router(ctx, operator))
+    app.include_router(datasets.make_router(ctx, operator))
+    app.include_router(files.make_router(ctx, operator))
+    app.include_router(content.make_router(ctx, operator))
     app.include_router(pilots.make_router(ctx))
     web.add_pages(app, ctx)
     return app

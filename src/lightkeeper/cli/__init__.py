@@ -12,7 +12,7 @@ import structlog
 import typer
 
 from lightkeeper import __version__
-from lightkeeper.cli import demo, files, instance, metadata, topology, work
+from lightkeeper.cli import datasets, demo, files, instance, metadata, topology, work
 from lightkeeper.cli.home import use_home
 from lightkeeper.cli.output import fail
 from lightkeeper.domain.errors import Invalid, LightkeeperError
@@ -49,6 +49,7 @@ instance.add_to(app)
 demo.add_to(app)
 topology.add_to(app)
 files.add_to(app)
+datasets.add_to(app)
 metadata.add_to(app)
 work.add_to(app)
 

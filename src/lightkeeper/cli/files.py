@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.tree import Tree
 
+from lightkeeper.cli import content, registered
 from lightkeeper.cli.home import client
 from lightkeeper.cli.output import AsJson, cell, out, show
 from lightkeeper.domain.errors import Invalid
@@ -141,6 +142,8 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     app.command()(find)
     app.command()(why)
+    content.add_to(file)
+    registered.add_to(app, file)
     app.add_typer(file, name="file")
     app.add_typer(night, name="night")
     app.add_typer(quarantine, name="quarantine")

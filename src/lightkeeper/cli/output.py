@@ -20,6 +20,7 @@ WIDE = 100_000
 """Columns for output that goes to a file or a program: nothing is wrapped there."""
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+TIMES = ("at", "changed", "created", "ended", "started", "submitted", "verified_at")
 SHORT = 32
 """A column whose values have at most so many characters is not wrapped."""
 
@@ -61,7 +62,7 @@ def cell(name: str, content: Any) -> str:
         return readable_bytes(content)
     if isinstance(content, list):
         return ", ".join(str(part) for part in content) or "-"
-    if isinstance(content, str) and name in ("at", "created", "started", "ended", "submitted"):
+    if isinstance(content, str) and name in TIMES:
         return datetime.fromisoformat(content).strftime("%Y-%m-%d %H:%M:%S")
     return str(content).replace("[", "\\[")
 

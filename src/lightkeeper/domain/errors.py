@@ -6,7 +6,6 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-
 MANY = 40
 """More known words than these are not all told."""
 

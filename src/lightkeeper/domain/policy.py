@@ -39,6 +39,8 @@ class FileCopies:
     replicas: tuple[Replica, ...]
     arriving: tuple[int, ...] = ()
     given_up: tuple[int, ...] = ()
+    removed: bool = False
+    """Nothing is owed any more, and every copy goes."""
 
 
 @dataclass(frozen=True, slots=True)

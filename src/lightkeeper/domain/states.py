@@ -140,6 +140,8 @@ MOVES: Final[Mapping[Kind, Mapping[tuple[State, State], str]]] = {
         (Replica.AVAILABLE, Replica.DELETING): "transfer: an intent is being carried out",
         (Replica.SUSPECT, Replica.AVAILABLE): "audit: read again and in order",
         (Replica.SUSPECT, Replica.LOST): "audit: read again and not in order",
+        (Replica.SUSPECT, Replica.DELETING): "transfer: its file is Removed",
+        (Replica.LOST, Replica.DELETING): "transfer: its file is Removed",
         (Replica.LOST, Replica.AVAILABLE): "ingest, transfer: the bytes are there again and agree",
         (Replica.DELETING, Replica.AVAILABLE): "transfer: the intent was void",
         (Replica.DELETING, Replica.LOST): "transfer: the intent was void, and the file is not there any more",

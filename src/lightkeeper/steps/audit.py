@@ -30,7 +30,8 @@ class Fsck:
 
 
 def recheck(ctx: Context) -> int:
-    """Read again the copies that are suspect, and those whose last reading is too old for a decision that waits.
+    """Read the copies that are suspect, those that were reported and never read, and those whose last reading is too
+    old for a decision that waits.
 
     What reads as the catalogue says counts again; what does not is Lost, and a copy is made in its place.
     """
@@ -56,7 +57,10 @@ def recheck(ctx: Context) -> int:
                 transitions.move_replicas(conn, [replica], Replica.SUSPECT, Replica.AVAILABLE, "read again, in order")
             transfers.unsettle(conn, [copy.file_id])
         read += 1
-        ctx.log.info("read again", file=copy.path, at=element.name, fault=fault)
+        if fault:
+            ctx.log.warning("copy is not in order", file=copy.path, at=element.name, why=fault)
+    if read:
+        ctx.log.info("copies read", copies=read)
     return read
 
 

@@ -34,6 +34,11 @@ def settle(ctx: Context) -> int:
                 for target in plan.copy_to
             ],
         )
+        removed = [file for file, _ in files if file.removed]
+        transfers.no_longer_wanted(conn, [file.file_id for file in removed])
+        for file in removed:
+            for replica in file.replicas:
+                transfers.add_intent(conn, file, replica.storage_id, None, "replicate", "its file is Removed")
         for file, policy, plan in plans:
             for storage_id in plan.free:
                 if not transfers.in_use(conn, file.file_id, storage_id):

@@ -25,7 +25,7 @@ from lightkeeper.domain.provenance import RanActivity
 from lightkeeper.domain.states import Job, Pilot, Replica
 from lightkeeper.domain.work import ExpectedOutput, JobInput, JobOrder, JobRecipe
 from lightkeeper.ports import PilotOrder, Storage
-from lightkeeper.store import catalog, db, provenance, topology, transfers, transitions, work
+from lightkeeper.store import catalog, db, promotion, provenance, topology, transfers, transitions, work
 from lightkeeper.store.work import CompletingJob, PilotRow
 
 JOBS = "/.lightkeeper/jobs"
@@ -223,6 +223,7 @@ def _register(
         current = work.completing_job(conn, job.job_id)
         if current is None:
             return
+        promotion.hold_names(conn, [output.lfn for output in recipe.outputs])
         taken = catalog.names_taken(conn, [output.lfn for output in recipe.outputs])
         if taken:
             raise Conflict(f"{min(taken)} is registered already: another task made a file of this name")

@@ -18,7 +18,7 @@ from lightkeeper.domain.policy import may_free
 from lightkeeper.domain.states import Replica
 from lightkeeper.domain.work import retry_delay
 from lightkeeper.ports import Storage
-from lightkeeper.store import db, topology, transfers, transitions
+from lightkeeper.store import catalog, db, topology, transfers, transitions
 from lightkeeper.store.transfers import ClaimedTransfer, OpenIntent
 
 ARRIVALS = "/.lightkeeper/arrivals"
@@ -155,9 +155,11 @@ def _is_carried_out(ctx: Context, intent: OpenIntent, storages: dict[int, Storag
         with ctx.db.transaction() as conn:
             if not transfers.lock_intent(conn, intent):
                 return False
-            replica = (intent.file_id, intent.storage_id)
-            why = f"intent {intent.intent_id}"
-            transitions.move_replicas(conn, [replica], Replica.AVAILABLE, Replica.DELETING, why)
+            if intent.removal and transfers.in_use(conn, intent.file_id, intent.storage_id):
+                return False
+            for state in (Replica.AVAILABLE, Replica.SUSPECT, Replica.LOST) if intent.removal else (Replica.AVAILABLE,):
+                replica, why = (intent.file_id, intent.storage_id), f"intent {intent.intent_id}"
+                transitions.move_replicas(conn, [replica], state, Replica.DELETING, why)
         _delete_one(ctx, intent, storages)
     except (LightkeeperError, OSError) as error:
         ctx.log.error("not deleted", file=intent.path, intent=intent.intent_id, why=str(error))
@@ -172,11 +174,15 @@ def _delete_one(ctx: Context, intent: OpenIntent, storages: dict[int, StorageEle
         if copies is None:
             return
         already_gone = storage.stat(intent.path) is None  # unlinked before a crash, or its disk is not mounted
-        objection = may_free(copies, intent.storage_id, intent.copies, storages, db.now(conn))
+        if intent.removal:
+            objection = "" if copies.removed else "its file is not Removed any more"
+        else:
+            objection = may_free(copies, intent.storage_id, intent.copies, storages, db.now(conn))
         if transfers.in_use(conn, intent.file_id, intent.storage_id):
             objection = "a transfer reads it"
         if objection:
             transfers.void(conn, intent, objection, gone=already_gone)
+            catalog.recheck(conn, [(intent.file_id, intent.storage_id)])
             ctx.log.warning("not deleted", file=intent.path, intent=intent.intent_id, why=objection)
             return
         storage.delete(intent.path)

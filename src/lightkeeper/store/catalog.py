@@ -429,7 +429,7 @@ def recheck(conn: Connection, replicas: Sequence[tuple[int, int]]) -> None:
 
 
 def take_recheck(conn: Connection, limit: int) -> list[Stored]:
-    """Copies to be read again now: those asked for, taken off the list, and every Suspect one."""
+    """Copies to be read now: those asked for, taken off the list; every Suspect one; those that were only reported."""
     return rows(
         conn,
         Stored,
@@ -442,9 +442,17 @@ def take_recheck(conn: Connection, limit: int) -> list[Stored]:
             RETURNING file_id, storage_id),
         suspect AS (
             SELECT file_id, storage_id FROM replica JOIN storage USING (storage_id)
-             WHERE state = 'Suspect' AND enabled ORDER BY random() LIMIT %(limit)s)
+             WHERE state = 'Suspect' AND enabled ORDER BY random() LIMIT %(limit)s),
+        unread AS (
+            SELECT file_id, storage_id
+              FROM storage
+             CROSS JOIN LATERAL (
+                   SELECT file_id FROM replica r
+                    WHERE r.storage_id = storage.storage_id AND verified_at < written_at AND state = 'Available'
+                    ORDER BY file_id LIMIT %(limit)s) r
+             WHERE enabled)
         SELECT r.file_id, r.storage_id, d.path || '/' || f.name AS path, f.size, encode(f.sha256, 'hex') AS sha256
-          FROM (SELECT * FROM asked UNION SELECT * FROM suspect) w
+          FROM (SELECT * FROM asked UNION SELECT * FROM suspect UNION SELECT * FROM unread) w
           JOIN replica r USING (file_id, storage_id)
           JOIN file f USING (file_id)
           JOIN directory d USING (dir_id)

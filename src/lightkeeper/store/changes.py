@@ -107,9 +107,15 @@ def supersede(conn: Connection, pairs: Sequence[tuple[int, int]]) -> None:
     )
 
 
+def supersede_no_more(conn: Connection, file_ids: Sequence[int]) -> None:
+    """Forget what took the place of these files."""
+    conn.execute("DELETE FROM supersession WHERE file_id = ANY(%s)", (list(file_ids),))
+
+
 # --- how -------------------------------------------------------------------------------------------------------
-def _begin(conn: Connection, file_ids: Sequence[int]) -> None:
-    """Lock these files and note what they are. `unsettled` comes first: the planner locks in that order too."""
+def lock(conn: Connection, file_ids: Sequence[int]) -> None:
+    """Nobody else changes these files, or what is recorded of their copies by plan, until this transaction ends.
+    `unsettled` comes first: the planner locks in that order too."""
     share_registration(conn)
     conn.execute(
         """
@@ -119,6 +125,12 @@ def _begin(conn: Connection, file_ids: Sequence[int]) -> None:
         """,
         (list(file_ids),),
     )
+    conn.execute("SELECT FROM file WHERE file_id = ANY(%s) ORDER BY file_id FOR UPDATE", (list(file_ids),))
+
+
+def _begin(conn: Connection, file_ids: Sequence[int]) -> None:
+    """Lock these files and note what they are."""
+    lock(conn, file_ids)
     conn.execute("""
         CREATE TEMP TABLE IF NOT EXISTS changed (
             file_id bigint, old_set bigint, new_set bigint, size bigint, old_extra jsonb, new_extra jsonb)
@@ -128,8 +140,7 @@ def _begin(conn: Connection, file_ids: Sequence[int]) -> None:
     conn.execute(
         """
         INSERT INTO changed
-        SELECT file_id, set_id, set_id, size, extra, extra
-          FROM (SELECT * FROM file WHERE file_id = ANY(%s) ORDER BY file_id FOR UPDATE) f
+        SELECT file_id, set_id, set_id, size, extra, extra FROM file WHERE file_id = ANY(%s)
         """,
         (list(file_ids),),
     )

@@ -74,9 +74,10 @@ def copies_of(conn: Connection, file_ids: Sequence[int]) -> list[tuple[FileCopie
     """The copies of these files as observed, with the id of the policy they fall under."""
     found = conn.execute(
         """
-        SELECT f.file_id, f.set_id, p.policy_id,
+        SELECT f.file_id, f.set_id, p.policy_id, s.state = 'Removed',
                coalesce(r.copies, '{}'), coalesce(t.arriving, '{}'), coalesce(t.given_up, '{}')
           FROM file f
+          JOIN meta_set s USING (set_id)
           LEFT JOIN set_policy p USING (set_id)
           LEFT JOIN LATERAL (
                SELECT array_agg(json_build_array(storage_id, state, verified_at, state_since)::text) AS copies
@@ -93,10 +94,10 @@ def copies_of(conn: Connection, file_ids: Sequence[int]) -> list[tuple[FileCopie
     ).fetchall()
     return [
         (
-            FileCopies(file_id, set_id, tuple(_replica(c) for c in copies), tuple(arriving), tuple(given_up)),
+            FileCopies(file_id, set_id, tuple(_replica(c) for c in copies), tuple(arriving), tuple(given_up), removed),
             policy_id,
         )
-        for file_id, set_id, policy_id, copies, arriving, given_up in found
+        for file_id, set_id, policy_id, removed, copies, arriving, given_up in found
     ]
 
 
@@ -296,6 +297,21 @@ def abandoned_transfers(conn: Connection) -> list[int]:
     )
 
 
+def no_longer_wanted(conn: Connection, file_ids: Sequence[int]) -> None:
+    """Give up the transfers of these files that did not begin."""
+    waiting = values(
+        conn,
+        """
+        SELECT transfer_id FROM transfer
+         WHERE file_id = ANY(%(ids)s) AND state = 'Waiting'
+         ORDER BY transfer_id
+           FOR UPDATE
+        """,
+        ids=list(file_ids),
+    )
+    move(conn, waiting, Transfer.WAITING, Transfer.FAILED, "its file is Removed")
+
+
 def live_arrivals(conn: Connection) -> set[str]:
     """Names, `<id>.<epoch>`, of the temporary files of transfers that are under way."""
     return set(values(conn, "SELECT transfer_id || '.' || epoch FROM transfer WHERE state = 'Running'"))
@@ -311,11 +327,11 @@ def add_intent(
     conn: Connection, file: FileCopies, storage_id: int, policy_id: int | None, actor: str, why: str
 ) -> int | None:
     """Approve a deletion with its evidence, the verified copies elsewhere. The caller holds the file's row lock and
-    has checked `may_free`. None when one is approved already."""
+    has checked `may_free`, or that the file is Removed. None when one is approved already."""
     row_ = conn.execute(
         """
-        INSERT INTO intent (file_id, storage_id, policy_id, actor, why, evidence)
-        SELECT %(file)s, %(storage)s, %(policy)s, %(actor)s, %(why)s, jsonb_build_object(
+        INSERT INTO intent (file_id, storage_id, policy_id, removal, actor, why, evidence)
+        SELECT %(file)s, %(storage)s, %(policy)s, %(removal)s, %(actor)s, %(why)s, jsonb_build_object(
                'sha256', (SELECT encode(sha256, 'hex') FROM file WHERE file_id = %(file)s),
                'copies', (SELECT jsonb_agg(jsonb_build_object(
                                  'storage', s.name, 'site', site.name, 'verified_at', c.verified_at) ORDER BY s.name)
@@ -326,7 +342,14 @@ def add_intent(
         ON CONFLICT DO NOTHING
      RETURNING intent_id
         """,
-        {"file": file.file_id, "storage": storage_id, "policy": policy_id, "actor": actor, "why": why},
+        {
+            "file": file.file_id,
+            "storage": storage_id,
+            "policy": policy_id,
+            "removal": file.removed,
+            "actor": actor,
+            "why": why,
+        },
     ).fetchone()
     notify(conn, "intent")
     return row_[0] if row_ else None
@@ -341,6 +364,7 @@ class OpenIntent:
     storage_id: int
     path: str
     copies: int
+    removal: bool
 
 
 def open_intents(conn: Connection, limit: int) -> list[OpenIntent]:
@@ -349,7 +373,8 @@ def open_intents(conn: Connection, limit: int) -> list[OpenIntent]:
         conn,
         OpenIntent,
         """
-        SELECT i.intent_id, i.file_id, i.storage_id, d.path || '/' || f.name AS path, coalesce(p.copies, 2) AS copies
+        SELECT i.intent_id, i.file_id, i.storage_id, d.path || '/' || f.name AS path, coalesce(p.copies, 2) AS copies,
+               i.removal
           FROM intent i
           JOIN file f USING (file_id)
           JOIN directory d USING (dir_id)
