@@ -14,7 +14,7 @@ help:                           ## this list
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Lightkeeper needs Python 3.11 or newer; try: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[ctao,cwl,ctapipe,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[ctao,cwl,ctapipe,parquet,s3,xrootd,dev]'
 	$(BIN)/python -m lightkeeper_ctao.warm_up
 	touch $@
 
@@ -36,8 +36,8 @@ check: $(READY)                 ## style, types, imports
 bench: $(READY)                 ## every benchmark, small
 	$(BIN)/python -m bench $(ARGS)
 
-bench-%: $(READY)               ## one benchmark: make bench-register SCALE=small|full JSON=FILE
-	$(BIN)/python -m bench $* --scale $(or $(SCALE),small) $(if $(JSON),--json $(JSON))
+bench-%: $(READY)               ## one benchmark: make bench-register SCALE=small|full PEER=rucio JSON=FILE
+	$(BIN)/python -m bench $* --scale $(or $(SCALE),small) $(if $(PEER),--peer $(PEER)) $(if $(JSON),--json $(JSON))
 
 coverage-of-features: $(READY)  ## which rows of the acceptance list have tests
 	$(BIN)/python -m tests.features

@@ -45,11 +45,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("name", nargs="?", choices=names(), help="all, when not given")
     parser.add_argument("--scale", choices=("small", "full"), default="small")
+    parser.add_argument("--peer", choices=("rucio",), help="measure this system in the same run, where there is one")
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args()
     results: list[Measure] = []
     for name in [given.name] if given.name else names():
-        results += importlib.import_module(f"bench.{name}").run(given.scale)
+        module = importlib.import_module(f"bench.{name}")
+        peer = {"peer": given.peer} if given.peer in getattr(module, "PEERS", ()) else {}
+        results += module.run(given.scale, **peer)
     show(results)
     if given.json:
         keys = ("measure", "value", "unit", "target", "peer")

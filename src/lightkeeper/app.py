@@ -59,6 +59,10 @@ def _installed(port: str) -> dict[str, Any]:
     return plug_ins
 
 
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+"""Tracebacks without the values of variables: secrets would be among them."""
+
+
 def make_log(settings: Settings) -> Log:
     """A log for people on a terminal, JSON lines otherwise; to standard error."""
     as_text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
@@ -70,7 +74,7 @@ def make_log(settings: Settings) -> Log:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks if not as_text else structlog.processors.format_exc_info,
+            _TRACEBACKS if not as_text else structlog.processors.format_exc_info,
             renderer,
         ],
     )

@@ -80,6 +80,7 @@ BEFORE = {
     "why-is-a-file-not-freed.md": WITH_ONE_CENTRE,
     "read-a-report.md": WITH_TASKS_THAT_WAIT,
     "recover-after-a-crash.md": PRESERVED,
+    "put-and-get-files.md": PRESERVED,
 }
 
 

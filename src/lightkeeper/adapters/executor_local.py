@@ -6,7 +6,7 @@ server must be told not to (systemd: KillMode=process). Only `stop`, or the pilo
 
 The secret travels in the environment, which only the same user can read, never on the command line. Other
 settings of the server (LIGHTKEEPER_*, PG*) hold secrets that are none of the pilot's business and are left
-out.
+out, but for the file of storages' credentials: a pilot reads and writes them itself.
 """
 
 import os
@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from lightkeeper.adapters import credentials
 from lightkeeper.domain.errors import Unavailable
 from lightkeeper.ports import PilotOrder
 
@@ -142,4 +143,7 @@ def _signal(group: int, number: int) -> bool:
 
 
 def _environment(server: Mapping[str, str], secret: str) -> dict[str, str]:
-    return {name: value for name, value in server.items() if not name.startswith(_PRIVATE)} | {SECRET: secret}
+    kept = {
+        name: value for name, value in server.items() if not name.startswith(_PRIVATE) or name == credentials.VARIABLE
+    }
+    return kept | {SECRET: secret}

@@ -48,7 +48,7 @@ class Plan(Body):
     """What is to be put where, with which metadata; without a file only these are checked."""
 
     at: str
-    meta: dict[str, Any] = {}
+    meta: dict[str, Any] = Field(default_factory=dict)
     file: ToPut | None = None
 
 

@@ -252,10 +252,12 @@ def _add_replicas(conn: Connection, *, verified: bool) -> None:
 
 
 def _settle(conn: Connection) -> None:
-    """Have every file of the batch that gained a copy compared with what it is owed."""
+    """Have every file of the batch compared with what it is owed; a new file under no policy is owed nothing."""
     conn.execute("""
         INSERT INTO unsettled (file_id)
-        SELECT DISTINCT file_id FROM reg_file ORDER BY file_id
+        SELECT DISTINCT file_id FROM reg_file
+         WHERE known OR set_id IN (SELECT set_id FROM set_policy)
+         ORDER BY file_id
         ON CONFLICT (file_id) DO UPDATE SET not_before = now()
     """)
 
