@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +255,7 @@ class Bench:
             place: queries.Place | None = queries.Place()
             left = 1000
             while place is not None and left > 0:
-                page = queries.page(conn, plan, (), place, left, names=False)
+                page = queries.page(conn, plan, (), place, left, queries.FILES)
                 place, left = page.next, left - len(page.files)
             return time.perf_counter() - begin
 
@@ -284,7 +284,7 @@ class Bench:
             10,
             more=False,
         )
-        lists = [timed(lambda: api.client.datasets()) for _ in range(20)]
+        lists = [timed(lambda: api.client.datasets(texts=False)) for _ in range(20)]
         assert len(lists[0][1]) == 651
         self.add(
             "list 651 datasets with files and bytes: p95 by API", p95([s for s, _ in lists]) * 1e3, "ms", 50, more=False
@@ -318,23 +318,28 @@ class Bench:
 
     # --- transformations
     def with_transformations(self, n: int) -> None:
-        """The same registration with 500 active transformations to match, of which each new file feeds three."""
+        """The same registration with 500 active transformations to match; each new file feeds three or four of them."""
         start = n + 2 * MANY
         without = self.rate_of(start, "before")
         with self.database.transaction() as conn:
-            conn.execute("INSERT INTO production (name, campaign, document, state) VALUES ('p', 'p', '', 'Active')")
+            production = conn.execute(
+                """
+                INSERT INTO production (name, campaign, document, state) VALUES ('p', 'p', '', 'Active')
+                RETURNING production_id
+                """
+            ).fetchone()
             for k in range(500):
                 zenith, key = ZENITHS[k // 10 % 4], k % 10
                 query = f'$.campaign == "Prod{key}" && $.zenith == {zenith} && $.key{key} == "value {key} of {k % 50}"'
-                if k < 3:
+                if k < 1:
                     query = "$.data_level == 1"
                 conn.execute(
                     """
                     INSERT INTO transformation (production_id, step, name, type, job_type, group_size, query, set_query,
                                                 open, body, state)
-                    VALUES (1, 1, %s, 'x', 'x', 10, '{}', %s::jsonpath, true, '{}', 'Active')
+                    VALUES (%s, 1, %s, 'x', 'x', 10, '{}', %s::jsonpath, true, '{}', 'Active')
                     """,
-                    (f"t{k}", query),
+                    (production[0] if production else 0, f"t{k}", query),
                 )
         with_them = self.rate_of(start + 4 * BATCH, "after")
         assert self.one("SELECT count(*) FROM pending_input") >= 3 * 4 * BATCH
@@ -373,5 +378,43 @@ def p95(times: Sequence[float]) -> float:
 
 # --- the peer --------------------------------------------------------------------------------------------------
 def with_peer(results: list[Measure]) -> list[Measure]:
-    """The results with what a real Rucio does on this machine, on 20,000 files."""
-    return results
+    """The results beside what a real Rucio does on this machine with 20,000 files: it is compared by rates and by
+    answers of the same size, since its catalogue cannot be built as large as ours in a day."""
+    from bench.peers import rucio
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-peer-") as work, rucio.start(Path(work)) as peer:
+            told = measure_rucio(peer)
+    except rucio.PeerNotAvailable as error:
+        Console(stderr=True).print(f"Rucio is not measured: {error}", highlight=False)
+        return results
+    compared: list[Measure] = []
+    for m in results:
+        name, value = next(((n, v) for start, n, v in told if m.measure.startswith(start)), ("", None))
+        compared.append(replace(m, peer=name, peer_value=value))
+    return compared
+
+
+def measure_rucio(peer: Any) -> list[tuple[str, str, float]]:
+    """(beginning of our measure, what was measured of Rucio, its value in the same unit)."""
+    cached = "" if peer.cached else ", without memcached"
+    sample = list(made(0, 6 * RUN, "sample"))
+    peer.tune(sample)
+    files = list(made(100 * RUN, PEER_FILES, "peer"))
+    first = PEER_FILES / peer.register(files)
+    again = PEER_FILES / peer.register_again(files).seconds
+    keys = ["campaign", "array", "particle", "zenith", "azimuth"]
+    found = peer.find({key: files[0].meta[key] for key in keys}, 1000).seconds * 1e3
+    replicas = peer.replicas([file.lfn for file in files[:10_000]])
+    dataset = peer.dataset(PEER_FILES)
+    scale = 1_000_000 / PEER_FILES
+    rucio = f"Rucio, {PEER_FILES:,} files{cached}"
+    return [
+        (f"register {MANY:,} files", f"{rucio}, scaled to {MANY:,}", MANY / first),
+        ("the same again", f"{rucio}, scaled to {MANY:,}", MANY / again),
+        ("register through the API", rucio, first),
+        ("find by 5 keys, selective, first 1,000: p95 by API", rucio, found),
+        ("replicas of 10,000", rucio, replicas),
+        ("count and size", f"{rucio}, a dataset of these", dataset.count_seconds * 1e3),
+        ("stream a 1-million-file dataset, names", f"{rucio}, scaled to 1 million", dataset.stream_seconds * scale),
+    ]

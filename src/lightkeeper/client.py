@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import httpx2 as httpx
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from lightkeeper import __version__
 from lightkeeper.domain.errors import LightkeeperError, Unavailable, errors_by_code
@@ -106,7 +106,7 @@ class Client:
         body = {"query": query, "at": at, "sort": sort, "limit": limit, "names": names}
         with self._stream("POST", "find", json=body) as lines:
             for line in lines:
-                yield json.loads(line)
+                yield from_json(line)
 
     def files(self, query: Query = "", limit: int | None = None) -> Iterator[dict[str, Any]]:
         """Files that fulfil a query, streamed."""
@@ -121,9 +121,10 @@ class Client:
         return self._post("find/explain", {"query": query, "at": at})
 
     # --- datasets
-    def datasets(self, pattern: str = "*") -> list[dict[str, Any]]:
-        """Datasets whose name, or its last part, fits a pattern of `*` and `?`."""
-        return self._get("datasets", pattern=pattern)
+    def datasets(self, pattern: str = "*", *, texts: bool = True) -> list[dict[str, Any]]:
+        """Datasets whose name, or its last part, fits a pattern of `*` and `?`; with `texts` their queries are written
+        out to be read by people."""
+        return self._get("datasets", pattern=pattern, texts=texts)
 
     def dataset(self, name: str) -> dict[str, Any]:
         """One dataset: its query, status, number of files and bytes."""
@@ -136,7 +137,8 @@ class Client:
     def dataset_names(self, name: str) -> Iterator[str]:
         """Names of all files of a dataset, sorted, streamed."""
         with self._stream("GET", "datasets/names", params={"name": name}) as lines:
-            yield from lines
+            for line in lines:
+                yield line.decode()
 
     def datasets_holding(self, lfn: str) -> list[dict[str, Any]]:
         """Datasets that a file is in."""
@@ -387,14 +389,14 @@ class Client:
 
     # --- how
     @contextmanager
-    def _stream(self, method: str, path: str, **request: Any) -> Generator[Iterator[str]]:
+    def _stream(self, method: str, path: str, **request: Any) -> Generator[Iterator[bytes]]:
         """The lines of an answer while they come; Unavailable is raised when it breaks off."""
         try:
             with self._http.stream(method, f"/api/v1/{path}", **request) as answer:
                 if answer.is_error:
                     answer.read()
                     raise _error(answer)
-                yield answer.iter_lines()
+                yield _lines(answer.iter_bytes())
         except httpx.TransportError as error:
             raise Unavailable(f"{self.url} stopped answering: {error}", hint="is it running? lightkeeper up") from error
 
@@ -454,6 +456,15 @@ def running(home: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return where if Path(f"/proc/{where['pid']}").exists() or not Path("/proc/self").exists() else None
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest
 
 
 def _parts(items: Iterable[Any]) -> Iterator[list[Any]]:

@@ -164,7 +164,8 @@ def _listen(host: str, port: int) -> socket.socket:
             f"the API may not listen on {host}: whoever reaches it may read everything",
             hint="keep host = 127.0.0.1; other machines come through an SSH tunnel",
         )
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, proto=socket.IPPROTO_TCP)  # asyncio looks at this before it sets TCP_NODELAY
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

@@ -68,6 +68,8 @@ def _csv(path: Path, vocabulary: Vocabulary, progress: Progress) -> Iterator[dic
                     yield _file(dict(zip(columns, cells, strict=True)), vocabulary)
                 except Invalid as error:
                     raise Invalid(f"{path}, line {rows.line_num}: {error.message}", hint=error.hint) from None
+        except UnicodeDecodeError as error:
+            raise Invalid(f"{path}, after line {rows.line_num}: this is not UTF-8: {error.reason}") from error
         except csv.Error as error:
             raise Invalid(f"{path}, line {rows.line_num}: this is no CSV: {error}") from error
 
@@ -101,11 +103,17 @@ def _parquet(path: Path, vocabulary: Vocabulary, progress: Progress) -> Iterator
             _check_columns(table.schema_arrow.names, vocabulary, str(path))
             for batch in table.iter_batches(ROWS):
                 for row in batch.to_pylist():
+                    for name in ("lfn", "sha256", "adler32", "storage"):
+                        if not isinstance(row.get(name), str | None):
+                            raise Invalid(f"{path}: column '{name}' holds no text", hint=_TEXTS)
                     meta = {name: cell for name, cell in row.items() if name not in OF_FILE and cell is not None}
                     yield {name: row[name] for name in OF_FILE if row.get(name) is not None} | {"meta": meta}
                 progress(batch.num_rows)
     except ArrowException as error:
         raise Invalid(f"{path} is no Parquet file that can be read: {printable(str(error))}") from error
+
+
+_TEXTS = "checksums are texts of hexadecimal digits"
 
 
 def _check_columns(columns: Iterable[str], vocabulary: Vocabulary, path: str) -> None:

@@ -7,7 +7,7 @@ Plug-ins register by entry points (`lightkeeper.storage`, `lightkeeper.mover`, `
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from lightkeeper.domain.catalog import MetaKey, MetaValue
 from lightkeeper.domain.names import Fixity, Lfn
@@ -148,9 +148,12 @@ class ProductReader(Protocol):
 class ProductionReader(Protocol):
     """Turns a production document into a plan."""
 
-    def read(self, text: str, *, sandbox: Callable[[str], bytes]) -> ProductionPlan:
+    def read(
+        self, text: str, *, sandbox: Callable[[str], bytes], dataset: Callable[[str], Mapping[str, Any]]
+    ) -> ProductionPlan:
         """The plan of the document; raises Invalid naming line, key and the nearest known key. `sandbox` fetches a
-        file that lies beside the document by its plain name; raises NotFound."""
+        file that lies beside the document by its plain name; `dataset` the conditions of a dataset as a DIRAC-style
+        map, empty when they are more than that. Both raise NotFound."""
         ...
 
 

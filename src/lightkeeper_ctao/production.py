@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightkeeper.domain.catalog import MetaKey, Vocabulary
-from lightkeeper.domain.errors import Invalid, NotFound
+from lightkeeper.domain.errors import Conflict, Invalid, NotFound
 from lightkeeper.domain.names import printable
 from lightkeeper.domain.query import Query
 from lightkeeper.domain.work import PlannedStep, ProductionPlan
@@ -28,12 +28,14 @@ from lightkeeper_ctao.dialect import (
     known_only,
     plain_name,
     step_type,
+    text,
     translated,
 )
 from lightkeeper_ctao.job_types import JOB_TYPES
 from lightkeeper_ctao.marked_yaml import Node, read_yaml
 
 Sandbox = Callable[[str], bytes]
+Datasets = Callable[[str], Mapping[str, Any]]
 
 MAX_SANDBOX_FILE = 1_000_000
 OF_THE_JOB = ("tool.cwl", "inputs.json", "inputs", "out")
@@ -55,7 +57,7 @@ class ProductionYaml:
         self._vocabulary = Vocabulary(known) if known else None
         self._job_types = job_types
 
-    def read(self, text: str, *, sandbox: Sandbox) -> ProductionPlan:
+    def read(self, text: str, *, sandbox: Sandbox, dataset: Datasets) -> ProductionPlan:
         """The plan of the document; raises Invalid naming line, key and the nearest known key."""
         top = fields(read_yaml(text), "the document")
         known_only(top.values(), ("ProdSteps", "Common"))
@@ -65,12 +67,14 @@ class ProductionYaml:
         common = fields(top["Common"].node, "Common")
         known_only(common.values(), COMMON_KEYS)
         warnings: list[str] = []
-        steps = [self._step(written, common, sandbox) for written in _written_steps(top["ProdSteps"], warnings)]
+        steps = [
+            self._step(written, common, sandbox, dataset) for written in _written_steps(top["ProdSteps"], warnings)
+        ]
         planned = _connected(steps)
         warnings += [*_for_no_step(common, steps), *_without_effect(steps), *_odd_angles(steps)]
         return ProductionPlan(tuple(planned), planned[0].body["MCCampaign"], tuple(warnings))
 
-    def _step(self, written: "_Written", common: Mapping[str, Field], sandbox: Sandbox) -> "_Step":
+    def _step(self, written: "_Written", common: Mapping[str, Field], sandbox: Sandbox, dataset: Datasets) -> "_Step":
         kind, config = _config(written, common)
         values = {key: kind.keys[key](found) for key, found in config.items()}
         if kind.name not in self._job_types:
@@ -81,7 +85,8 @@ class ProductionYaml:
         conditions = {key: self._condition(found, key, value) for key, found, value in _conditions(written)}
         for key in values.get("group_by", ()):
             self._checked(config["group_by"], {key: "Any"})
-        return _Step(written, kind, config, values, conditions, _sandbox(config, values, sandbox))
+        texts = _sandbox(config, values, sandbox)
+        return _Step(written, kind, config, values, conditions, _of_dataset(written, dataset), texts)
 
     def _condition(self, found: Field, key: str, value: Any) -> "_Condition":  # JSON
         self._checked(found, {key: value})
@@ -104,6 +109,7 @@ class _Written:
     line: int
     name: Field | None
     parent: Field | None
+    dataset: Field | None
     query: Mapping[str, Field]
     config: Mapping[str, Field]
 
@@ -126,6 +132,7 @@ class _Step:
     config: Mapping[str, Field]
     values: Mapping[str, Any]
     conditions: Mapping[str, _Condition]
+    of_dataset: Mapping[str, Any]
     sandbox: Mapping[str, str]
 
 
@@ -163,6 +170,7 @@ def _written(node: Node, warnings: list[str]) -> _Written:
         raise Invalid(f"line {node.line}, {place}: key 'input_meta_query' is missing")
     query = {} if _is_empty(given["input_meta_query"]) else fields(given["input_meta_query"].node, place)
     parent = query.pop("parentID", None)
+    dataset = query.pop("dataset", None)
     if parent is not None and isinstance(parent.node.value, dict):
         warnings.append(f"line {parent.node.line}, {place}: conditions below parentID mean a step without parent")
         query = _together(query, fields(parent.node, place))
@@ -181,7 +189,8 @@ def _written(node: Node, warnings: list[str]) -> _Written:
     configured = fields(config.node, place)
     if "type" not in configured:
         raise Invalid(f"line {config.node.line}, {place}: key 'type' is missing in job_config")
-    return _Written(number, node.line, given.get("name"), _without_zero(parent), query, configured)
+    dataset = None if dataset is None or _is_empty(dataset) else dataset
+    return _Written(number, node.line, given.get("name"), _without_zero(parent), dataset, query, configured)
 
 
 def _is_empty(found: Field) -> bool:
@@ -203,13 +212,8 @@ def _without_zero(parent: Field | None) -> Field | None:
 
 
 def _check_parent(written: _Written, steps: Mapping[int, _Written]) -> None:
-    dataset = written.query.get("dataset")
-    if dataset is not None and not _is_empty(dataset):
-        if written.parent is not None:
-            raise dataset.wrong("a step has either a dataset or a parentID", "leave one of them out")
-        raise dataset.wrong(
-            "datasets come with a later release", "write the dataset's query directly below input_meta_query"
-        )
+    if written.dataset is not None and written.parent is not None:
+        raise written.dataset.wrong("a step has either a dataset or a parentID", "leave one of them out")
     if written.parent is None:
         return
     number = integer(written.parent)
@@ -248,12 +252,22 @@ def _conditions(written: _Written) -> list[tuple[str, Field, Any]]:
         if key in found:
             raise given.wrong(f"says the same as '{found[key][0].key}' in line {found[key][0].node.line}")
         found[key] = given, value
-    if not found and written.parent is None:
+    if not found and written.parent is None and written.dataset is None:
         raise written.lacks(
-            "without parentID and conditions it would take every file there is",
+            "without parentID, dataset and conditions it would take every file there is",
             "name files in input_meta_query",
         )
     return [(key, given, value) for key, (given, value) in found.items()]
+
+
+def _of_dataset(written: _Written, dataset: Datasets) -> Mapping[str, Any]:
+    """The conditions of the step's dataset."""
+    if written.dataset is None:
+        return {}
+    try:
+        return dataset(text(written.dataset))
+    except (NotFound, Conflict) as error:
+        raise written.dataset.wrong(error.message, error.hint) from None
 
 
 # --- the sandbox -----------------------------------------------------------------------------------------
@@ -298,8 +312,9 @@ def _connected(steps: Iterable[_Step]) -> list[PlannedStep]:
         if parent is not None:
             _check_possible(step, parent, base)
         query = {**base, **{key: deepcopy(condition.value) for key, condition in step.conditions.items()}}
-        generation = base.get("merged", 0) if parent is not None else query.get("merged", 0)
-        made[step.written.number] = _made(step, query, generation)
+        known = {**step.of_dataset, **query}
+        generation = base.get("merged", 0) if parent is not None else known.get("merged", 0)
+        made[step.written.number] = _made(step, known, generation)
         planned.append(_planned(step, parent, query, made[step.written.number]))
     return planned
 
@@ -362,6 +377,7 @@ def _planned(step: _Step, parent: int | None, query: Mapping[str, Any], made: Ma
         type=step.kind.transformation,
         job_type=step.kind.name,
         query=query,
+        dataset=text(step.written.dataset) if step.written.dataset is not None else None,
         parent=parent,
         group_size=values.get("group_size", 1),
         body={

@@ -33,7 +33,12 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data a
 
 def body_of(document, step):
     text = (DEMO / f"{document}.yaml").read_text()
-    return ProductionYaml().read(text, sandbox=lambda name: (DEMO / name).read_bytes()).steps[step - 1].body
+    return (
+        ProductionYaml()
+        .read(text, sandbox=lambda name: (DEMO / name).read_bytes(), dataset=lambda _: {})
+        .steps[step - 1]
+        .body
+    )
 
 
 def simulated(number, particle="proton", folder="/ctao/sim", **meta):

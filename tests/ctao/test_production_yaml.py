@@ -58,8 +58,14 @@ class Beside:
         return self.files[name]
 
 
+def dataset_of(name):
+    if name != "D":
+        raise NotFound(f"there is no dataset '{name}'", hint="did you mean 'D'?")
+    return {"MCCampaign": "Prod6", "site": "LaPalma", "particle": "gamma", "thetaP": {"in": [20.0, 40.0]}}
+
+
 def read(text, beside=None, **how):
-    return ProductionYaml(**how).read(text, sandbox=beside or Beside())
+    return ProductionYaml(**how).read(text, sandbox=beside or Beside(), dataset=dataset_of)
 
 
 def refused(text, beside=None, **how):
@@ -343,10 +349,7 @@ def test_a_stray_key_of_the_slide_is_told():
             one_step("dataset: D, parentID: 1"),
             "line 3, key 'dataset' of step 1: a step has either a dataset or a parentID",
         ),
-        (
-            one_step("dataset: D"),
-            "key 'dataset' of step 1: datasets come with a later release (write the dataset's query directly",
-        ),
+        (one_step("dataset: E"), "line 3, key 'dataset' of step 1: there is no dataset 'E' (did you mean 'D'?)"),
         (
             one_step("particle: [gamma, proton]"),
             "line 3, key 'particle' of step 1: a list needs an operator (particle: {in: [gamma, proton]}",
@@ -360,7 +363,7 @@ def test_a_stray_key_of_the_slide_is_told():
         (one_step("moon: dark, nsb: 1"), "key 'nsb' of step 1: says the same as 'moon' in line 3"),
         (
             one_step("parentID: "),
-            "line 2, step 1: without parentID and conditions it would take every file there is",
+            "line 2, step 1: without parentID, dataset and conditions it would take every file there is",
         ),
         (one_step(config="data_level: 9"), "key 'data_level' is given twice in one map"),
         (one_step().replace("data_level: 1", "data_level: 9"), "9 is no data level"),
@@ -625,3 +628,12 @@ def test_the_documents_of_the_demo_are_in_order(name, groups):
         ("Merging", 1),
     ]
     assert plan.steps[0].group_by == groups
+
+
+@pytest.mark.feature("S0-043")
+def test_a_step_takes_a_dataset_which_its_own_conditions_narrow_and_its_products_inherit_from():
+    step = read(one_step("dataset: D, thetaP: 20")).steps[0]
+    assert (step.dataset, dict(step.query)) == ("D", {"thetaP": 20})
+    assert step.body["output_meta"]["site"] == "LaPalma"
+    assert step.body["output_meta"]["particle"] == "gamma"
+    assert step.body["output_meta"]["thetaP"] == 20

@@ -10,7 +10,7 @@ from lightkeeper.steps import audit, catalogue, datasets, files
 from lightkeeper.steps.catalogue import Wanted
 from lightkeeper.steps.datasets import NewDataset
 from lightkeeper.steps.files import Changed
-from lightkeeper.steps.register import Listed, Listing, register, start
+from lightkeeper.steps.register import Listed, Listing, read, register, start
 
 A, B, C = "/ctao/a/one.fits", "/ctao/a/two.fits", "/ctao/a/three.fits"
 
@@ -26,7 +26,8 @@ def reasons(changed: Changed) -> dict[str, str]:
 def listed(world: World, *lines: str, **how: Any) -> Listed:
     """Register a list, as the API would."""
     listing, told = Listing(**how), Listed()
-    register(world.ctx, listing, start(world.ctx, listing), 1, [line.encode() for line in lines], told)
+    block = read(world.ctx, listing, 1, [line.encode() for line in lines])
+    register(world.ctx, listing, start(world.ctx, listing), block, told)
     return told
 
 

@@ -242,7 +242,7 @@ def pages_of(world: World, plan: queries.Plan, sorts: tuple[Sort, ...], limit: i
     place: Place | None = Place(fetch=2, budget=limit)
     while place is not None:
         with world.ctx.db.transaction() as conn:
-            page = queries.page(conn, plan, sorts, place, limit, names=False)
+            page = queries.page(conn, plan, sorts, place, limit, queries.FILES)
         yield page
         place = page.next
 

@@ -13,10 +13,11 @@ import psycopg
 from fastapi import Depends, FastAPI, Header, Request
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from lightkeeper import __version__, web
 from lightkeeper.api import content, datasets, files, find, pilots
+from lightkeeper.api.body import Body
 from lightkeeper.context import Context
 from lightkeeper.domain.errors import LightkeeperError, NotFound, Refused
 from lightkeeper.steps import audit, produce, report, topology
@@ -31,12 +32,6 @@ STATUS = {
 }
 
 
-class Body(BaseModel):
-    """A request's body: unknown fields are errors."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
 class TopologyDocument(Body):
     """A topology document as text."""
 
@@ -49,7 +44,7 @@ class ProductionDocument(Body):
 
     name: str
     document: str
-    sandbox: dict[str, str] = {}
+    sandbox: dict[str, str] = Field(default_factory=dict)
     open: bool = False
 
 

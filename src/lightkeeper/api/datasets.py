@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Response
 from fastapi.responses import StreamingResponse
 
-from lightkeeper.api.body import Body
+from lightkeeper.api.body import Body, as_json
 from lightkeeper.context import Context
 from lightkeeper.steps import datasets
 from lightkeeper.steps.datasets import NewDataset
@@ -53,8 +53,8 @@ def make_router(ctx: Context, operator: Callable[..., None]) -> APIRouter:
     changing = [Depends(operator)]
 
     @router.get("")
-    def find(pattern: str = "*") -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
-        return [asdict(one) for one in datasets.find(ctx, pattern)]
+    def find(pattern: str = "*", texts: bool = True) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return as_json(datasets.find(ctx, pattern, texts=texts))
 
     @router.get("/show")
     def show(name: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]

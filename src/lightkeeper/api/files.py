@@ -6,15 +6,15 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
 
-from lightkeeper.api.body import Body
+from lightkeeper.api.body import Body, as_json
 from lightkeeper.context import Context
 from lightkeeper.domain.errors import Invalid
 from lightkeeper.steps import files
 from lightkeeper.steps.files import Changed
-from lightkeeper.steps.register import Listed, Listing, register, start
+from lightkeeper.steps.register import Block, Listed, Listing, read, register, start
 
 MOST = 20_000
 """Names in one request; clients send longer lists in parts."""
@@ -22,6 +22,8 @@ LINES = 20_000
 """Lines of a list that are registered in one transaction."""
 LONGEST = 1 << 20
 """Bytes that one line of a list may have."""
+HEAVIEST = 16 << 20
+"""Bytes of lines that are registered in one transaction, if those are fewer lines."""
 
 Why = Annotated[str, Field(min_length=1, max_length=2000)]
 
@@ -67,22 +69,18 @@ def make_router(ctx: Context, operator: Callable[..., None]) -> APIRouter:
     changing = [Depends(operator)]
 
     @router.post("/files/stat")
-    def stat(body: Named) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    def stat(body: Named) -> Response:  # pyright: ignore[reportUnusedFunction]
         found, failed = files.stat(ctx, body.names)
         told = [
             asdict(one.file) | {"state": one.state, "copies": one.copies, "superseded_by": one.superseded_by}
             for one in found
         ]
-        return {"files": told, "failed": [asdict(failure) for failure in failed]}
+        return as_json({"files": told, "failed": failed})
 
     @router.post("/files/replicas")
-    def replicas(body: Named) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    def replicas(body: Named) -> Response:  # pyright: ignore[reportUnusedFunction]
         found, failed = files.replicas(ctx, body.names)
-        told = [
-            {"lfn": r.lfn, "storage": r.storage, "site": r.site, "state": r.state, "verified_at": r.verified_at}
-            for r in found
-        ]
-        return {"replicas": told, "failed": [asdict(failure) for failure in failed]}
+        return as_json({"replicas": found, "failed": failed})
 
     @router.post("/files/check")
     def check(body: Named) -> dict[str, list[str]]:  # pyright: ignore[reportUnusedFunction]
@@ -126,16 +124,17 @@ def _told(changed: Changed) -> dict[str, Any]:
 
 
 async def _register(ctx: Context, listing: Listing, stream: AsyncIterator[bytes]) -> Listed:
-    """Register the lines as they come: while one block goes into the database the next one is read."""
+    """Register the lines as they come: while one block goes into the database the next one is taken and read."""
     activity = await to_thread.run_sync(start, ctx, listing)
     told = Listed()
     first = 1
     under_way: asyncio.Task[None] | None = None
     try:
         async for lines in _blocks(stream):
+            block: Block = await to_thread.run_sync(read, ctx, listing, first, lines)
             if under_way:
                 await under_way
-            under_way = asyncio.create_task(to_thread.run_sync(register, ctx, listing, activity, first, lines, told))
+            under_way = asyncio.create_task(to_thread.run_sync(register, ctx, listing, activity, block, told))
             first += len(lines)
     finally:
         if under_way:
@@ -147,7 +146,7 @@ async def _blocks(stream: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
     """Lines of a stream, LINES at a time."""
     lines: list[bytes] = []
     rest: list[bytes] = []
-    pending = 0
+    pending = held = 0
     async for chunk in stream:
         *whole, last = chunk.split(b"\n")
         if whole:
@@ -158,9 +157,10 @@ async def _blocks(stream: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
         pending += len(last)
         if pending > LONGEST:
             raise Invalid(f"a line of the list is longer than {LONGEST} bytes", hint="one JSON object on each line")
-        while len(lines) >= LINES:
-            yield lines[:LINES]
-            lines = lines[LINES:]
+        held += len(chunk)
+        if len(lines) >= LINES or held > HEAVIEST:
+            yield lines
+            lines, held = [], 0
     if any(rest):
         lines.append(b"".join(rest))
     if lines:

@@ -1,25 +1,19 @@
 """Finding files, and the metadata keys they are found by."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import to_json
+from pydantic import Field
 
+from lightkeeper.api.body import Body
 from lightkeeper.context import Context
 from lightkeeper.steps import catalogue
 from lightkeeper.steps.catalogue import Wanted
 
 Limit = Annotated[int | None, Query(ge=0)]
-
-
-class Body(BaseModel):
-    """A request's body: unknown fields are errors."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class Question(Body):
@@ -85,16 +79,4 @@ def make_router(ctx: Context, operator: Callable[..., None]) -> APIRouter:
 
 
 def _stream(ctx: Context, wanted: Wanted) -> StreamingResponse:
-    found = catalogue.find(ctx, wanted)  # checks the query before the answer begins
-
-    def lines() -> Iterator[bytes]:
-        block: list[bytes] = []
-        for file in found:
-            block.append(to_json(file))
-            if len(block) == 100:
-                yield b"\n".join(block) + b"\n"
-                block.clear()
-        if block:
-            yield b"\n".join(block) + b"\n"
-
-    return StreamingResponse(lines(), media_type="application/x-ndjson")
+    return StreamingResponse(catalogue.lines(ctx, wanted), media_type="application/x-ndjson")

@@ -3,17 +3,12 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
+from lightkeeper.api.body import Body
 from lightkeeper.context import Context
 from lightkeeper.steps import run
 from lightkeeper.store.work import PilotRow
-
-
-class Body(BaseModel):
-    """A request's body: unknown fields are errors."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 def _without_nul(text: str) -> str:
@@ -28,7 +23,7 @@ Number = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 class Alive(Body):
     """The pilot's jobs and what each is at."""
 
-    jobs: dict[int, Text] = {}
+    jobs: dict[int, Text] = Field(default_factory=dict)
 
 
 class Output(Body):
@@ -55,7 +50,7 @@ class Finished(Body):
     outputs: list[Output]
     provenance: list[Text]
     log: Text
-    bad_replicas: list[BadReplica] = []
+    bad_replicas: tuple[BadReplica, ...] = ()
 
 
 class Failure(Body):
@@ -65,7 +60,7 @@ class Failure(Body):
     application_status: Text = Field(max_length=2000)
     exit_code: Number | None = None
     log: Text = ""
-    bad_replicas: list[BadReplica] = []
+    bad_replicas: tuple[BadReplica, ...] = ()
 
 
 def make_router(ctx: Context) -> APIRouter:

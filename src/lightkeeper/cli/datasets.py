@@ -75,11 +75,16 @@ def create(
         )
 
 
+_DESCRIPTION = {"name", "query", "description"}
+
+
 def _descriptions(name: str) -> Iterator[dict[str, Any]]:
     path = Path(name.removeprefix("@"))
     if not path.is_file():
         raise NotFound(f"there is no file {path}")
     text = path.read_text()
+    if not text.strip():
+        raise Invalid(f"{path} is empty", hint="a query, or a description on each line")
     lines: list[Any]
     try:
         lines = [json.loads(text)]
@@ -89,7 +94,7 @@ def _descriptions(name: str) -> Iterator[dict[str, Any]]:
         except ValueError:
             lines = [text.strip()]  # a query as text
     for one in (inner for line in lines for inner in (line if isinstance(line, list) else [line])):
-        if isinstance(one, dict) and {"name", "query"} <= one.keys() <= {"name", "query", "description"}:
+        if isinstance(one, dict) and {"name", "query"} <= one.keys() <= _DESCRIPTION and isinstance(one["name"], str):
             yield {"description": ""} | one
         elif len(lines) == 1 and isinstance(one, dict | str):
             yield {"name": path.stem, "query": one, "description": ""}
@@ -104,7 +109,7 @@ def _descriptions(name: str) -> Iterator[dict[str, Any]]:
 def list_(patterns: Patterns = None, long: Long = False, as_json: AsJson = False) -> None:
     """List datasets with their number of files and bytes."""
     with client() as api:
-        found = _matching(api, patterns or ["*"])
+        found = _matching(api, patterns or ["*"], texts=long or as_json)
     columns = ("name", "status", "files", "bytes", *(("created", "text", "description") if long else ()))
     show(found, as_json=as_json, columns=columns, empty="no dataset: lightkeeper dataset create NAME QUERY")
 
@@ -126,12 +131,12 @@ def show_(patterns: Patterns = None, long: Long = False, as_json: AsJson = False
         show(found, as_json=False, columns=("name", "status", "files", "bytes"))
 
 
-def _matching(api: Any, patterns: Sequence[str]) -> list[dict[str, Any]]:
+def _matching(api: Any, patterns: Sequence[str], *, texts: bool = True) -> list[dict[str, Any]]:
     """Datasets that any pattern means, each once; a plain name that none has is an error."""
     found: dict[str, dict[str, Any]] = {}
     for pattern in _names(patterns):
         wild = "*" in pattern or "?" in pattern
-        for one in api.datasets(pattern) if wild else [api.dataset(pattern)]:
+        for one in api.datasets(pattern, texts=texts) if wild else [api.dataset(pattern)]:
             found[one["name"]] = one
     return [found[name] for name in sorted(found)]
 
@@ -159,11 +164,14 @@ def dump(
             return
         beside = to.with_name(to.name + ".incomplete")
         n = 0
-        with beside.open("w") as file:
-            for lfn in names:
-                file.write(lfn + "\n")
-                n += 1
-        beside.replace(to)
+        try:
+            with beside.open("w") as file:
+                for lfn in names:
+                    file.write(lfn + "\n")
+                    n += 1
+            beside.replace(to)
+        finally:
+            beside.unlink(missing_ok=True)
         out.print(f"{_files(n)} in {to}")
 
 

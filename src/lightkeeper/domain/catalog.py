@@ -93,6 +93,8 @@ def normalise(key: MetaKey, value: object) -> MetaValue:
 
     Raises Invalid for anything that would have to be guessed.
     """
+    if type(value) is int and key.type is KeyType.INT:
+        return value
     if not is_storable(value):
         raise Invalid(
             f"metadata key '{key.name}' holds a character that no catalogue can keep (NUL or half a character)"

@@ -14,6 +14,7 @@ from lightkeeper.domain.errors import Invalid
 MAX_LFN = 250
 MAX_PART = 255
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+_LFN = re.compile(r"(?:/[A-Za-z0-9][A-Za-z0-9._-]*)+\Z")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}\Z")
 _ADLER32 = re.compile(r"[0-9a-f]{8}\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -24,6 +25,8 @@ Lfn = NewType("Lfn", str)
 
 def parse_lfn(text: str) -> Lfn:
     """`text` as an LFN; raises Invalid with the offending part named."""
+    if len(text) <= MAX_LFN and _LFN.match(text):
+        return Lfn(text)
     if not text.startswith("/"):
         raise Invalid(
             f"'{printable(text)}' is not a file name of the catalogue: it must be absolute, like /vo/scope/file"

@@ -595,7 +595,11 @@ class Query:
 
     def to_map(self) -> dict[str, Any]:
         """The map that `from_map` reads back to an equal query: DIRAC's form where it can say it, else JSON."""
-        return _to_dirac(self.tree) or self.to_json()
+        return self.to_dirac() or self.to_json()
+
+    def to_dirac(self) -> dict[str, Any]:
+        """The map as DIRAC writes it; empty when the query says more than such a map can."""
+        return _to_dirac(self.tree)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form: `{"and": [{"key": "zenith", "op": "<", "value": 40.0}, {"file": "size", …}]}`."""

@@ -27,6 +27,8 @@ class PlannedStep:
     destination: str | None = None
     priority: int = 5
     processors: int = 1
+    dataset: str | None = None
+    """Only files of this dataset, which `query` narrows."""
 
 
 @dataclass(frozen=True, slots=True)

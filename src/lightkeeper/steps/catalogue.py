@@ -27,7 +27,7 @@ from lightkeeper.domain.units import readable_bytes
 from lightkeeper.store import catalog, datasets, db, metadata, queries, topology
 from lightkeeper.store.catalog import FileRow
 from lightkeeper.store.db import Connection
-from lightkeeper.store.queries import FileName, Place, Plan, Size, Way
+from lightkeeper.store.queries import FileName, Form, Place, Plan, Size, Way
 
 
 # --- find ------------------------------------------------------------------------------------------------------
@@ -45,20 +45,29 @@ class Wanted:
 
 def find(ctx: Context, wanted: Wanted) -> Iterator[FileRow | FileName]:
     """The files that are meant, by set and id when no order is asked for. Raises Invalid before it returns."""
+    pages = _pages(ctx, wanted, queries.NAMES if wanted.names else queries.FILES)
+    return (file for page in pages for file in page)
+
+
+def lines(ctx: Context, wanted: Wanted) -> Iterator[bytes]:
+    """The same as JSON, one file on each line, some lines at a time. Raises Invalid before it returns."""
+    pages = _pages(ctx, wanted, queries.NAME_LINES if wanted.names else queries.FILE_LINES)
+    return ("\n".join([*page, ""]).encode() for page in pages if page)
+
+
+def _pages(ctx: Context, wanted: Wanted, form: Form) -> Iterator[list[Any]]:
     with ctx.db.transaction() as conn:
         plan = compiled(conn, read_query(conn, wanted.query, wanted.at))
     sorts = queries.read_sort(wanted.sort) if wanted.sort else ()
     size = queries.SORTED_PAGE if sorts else queries.PAGE
 
-    def pages() -> Iterator[FileRow | FileName]:
+    def pages() -> Iterator[list[Any]]:
         place: Place | None = Place()
         left = wanted.limit
         while place is not None and left != 0:
             with ctx.db.transaction() as conn:
-                page = queries.page(
-                    conn, plan, sorts, place, size if left is None else min(size, left), names=wanted.names
-                )
-            yield from page.files
+                page = queries.page(conn, plan, sorts, place, size if left is None else min(size, left), form)
+            yield page.files
             place = page.next
             left = left - len(page.files) if left is not None else None
 
@@ -192,6 +201,13 @@ def define_key(ctx: Context, key: MetaKey) -> str:
                     f"metadata key '{key.name}' is in use as {known.level} {known.type}, "
                     f"so it cannot become {key.level} {key.type}",
                     hint="define a new key; type and level of a key in use do not change",
+                )
+            asking = metadata.asking(conn, key.name)
+            if asking is not None:
+                raise Conflict(
+                    f"{asking} asks for metadata key '{key.name}' as {known.level} {known.type}, "
+                    f"so it cannot become {key.level} {key.type}",
+                    hint="remove that first, or define a new key",
                 )
         else:
             metadata.put_key(conn, key)

@@ -13,7 +13,7 @@ from typing import Any
 from psycopg.errors import UniqueViolation
 
 from lightkeeper.context import Context
-from lightkeeper.domain.catalog import Vocabulary
+from lightkeeper.domain.catalog import MetaKey, Vocabulary
 from lightkeeper.domain.datasets import (
     MAX_DESCRIPTION,
     by_keys,
@@ -68,10 +68,11 @@ class Dataset:
 
 
 # --- looking ---------------------------------------------------------------------------------------------------
-def find(ctx: Context, pattern: str = "*") -> list[Dataset]:
-    """Datasets whose name, or the last part of it, fits the pattern of `*` and `?`, by name."""
+def find(ctx: Context, pattern: str = "*", *, texts: bool = True) -> list[Dataset]:
+    """Datasets whose name, or the last part of it, fits the pattern of `*` and `?`, by name; their queries are written
+    out for people only when `texts` are asked for."""
     with ctx.db.transaction() as conn:
-        return _told(conn, datasets.datasets(conn, glob_to_like(pattern)))
+        return _told(conn, datasets.datasets(conn, glob_to_like(pattern)), texts=texts)
 
 
 def show(ctx: Context, name: str) -> Dataset:
@@ -143,14 +144,21 @@ def create(ctx: Context, new: NewDataset, *, dry_run: bool = False) -> Size:
 
 def freeze(ctx: Context, name: str) -> Dataset:
     """Make a dataset the list of files that it means now, for ever; one that is frozen stays as it is."""
+    return _freeze(ctx, name)
+
+
+def _freeze(ctx: Context, name: str, instead: Query | None = None) -> Dataset:
+    """Freeze a dataset as the files that it means, or those of another query `instead`."""
     with ctx.db.transaction() as conn:
         hold_registration(conn)
         row = datasets.dataset(conn, name)
         if row.frozen is None:
-            size = queries.put_list(conn, _plan(conn, row), row.dataset_id)
+            plan = compiled(conn, instead) if instead else _plan(conn, row)
+            size = queries.put_list(conn, plan, row.dataset_id)
             datasets.freeze(conn, row.dataset_id)
             datasets.put_count(conn, row.dataset_id, size.files, size.bytes)
-    _take_digest(ctx, row.name)
+    if row.digest is None:
+        _take_digest(ctx, row.name)
     ctx.log.info("dataset frozen", dataset=row.name)
     return show(ctx, row.name)
 
@@ -186,8 +194,6 @@ def update(ctx: Context, name: str) -> Recount:
         said = Size(row.files, row.bytes) if row.files is not None and row.bytes is not None else counted
         if row.files is not None:
             datasets.put_count(conn, row.dataset_id, counted.files, counted.bytes)
-    if row.frozen is not None:
-        _take_digest(ctx, row.name)
     if said != counted:
         ctx.log.error("dataset was counted wrongly", dataset=row.name, said=said, counted=counted)
     return Recount(row.name, said, counted)
@@ -206,6 +212,7 @@ def describe(ctx: Context, name: str, description: str) -> Dataset:
 def remove(ctx: Context, name: str, *, dry_run: bool = False) -> str:
     """Forget a dataset, not its files; its whole name. Raises Conflict when a transformation works on its list."""
     with ctx.db.transaction() as conn:
+        hold_registration(conn)  # a registration that counts a file into it would find it gone
         row = datasets.dataset(conn, name)
         _refuse_used(conn, row)
         if not dry_run:
@@ -240,17 +247,26 @@ def split(
         row = datasets.dataset(conn, name)
         vocabulary = topology.vocabulary(conn)
         files = [file_id for file_id, _ in queries.in_order_of_name(conn, _plan(conn, row))]
-        query = _conditions(row, vocabulary)
+        key = vocabulary.key(SPLIT_KEY)
         parts = [
             (Part(label, f"{row.name}_{label}", end - begin), files[begin:end])
             for label, (begin, end) in zip(labels, parts_of(len(files), wanted), strict=True)
         ]
-        if not again:
-            _refuse_split(conn, row, vocabulary, labels)
-    new = [
-        NewDataset(part.dataset, _with_split(query, vocabulary, part.value).to_json(), f"part of {row.name}")
-        for part, _ in parts
-    ]
+        new = [
+            NewDataset(
+                part.dataset, _with(_conditions(row, vocabulary), key, part.value).to_json(), f"part of {row.name}"
+            )
+            for part, _ in parts
+        ]
+        for one in new:
+            _check_part(conn, one, again=again)
+        n = 0 if again else sum(datasets.split_otherwise(conn, ids, SPLIT_KEY, part.value) for part, ids in parts)
+        if n:
+            raise Conflict(
+                f"{n} file{'' if n == 1 else 's'} of {row.name} {'is' if n == 1 else 'are'} split already, "
+                "into other parts",
+                hint="--again splits them anew; datasets of the old parts lose them",
+            )
     if not dry_run:
         for part, ids in parts:
             for begin in range(0, len(ids), CHANGED_AT_ONCE):
@@ -258,34 +274,35 @@ def split(
                     changes.set_metadata(
                         conn, ids[begin : begin + CHANGED_AT_ONCE], {SPLIT_KEY: part.value}, (), vocabulary
                     )
-        for one in new:
+        for one, (part, _) in zip(new, parts, strict=True):
             _create_if_new(ctx, one)
             if row.frozen is not None:
-                freeze(ctx, one.name)
+                _freeze(ctx, one.name, _with(_itself(row, vocabulary), key, part.value))
         ctx.log.info("dataset split", dataset=row.name, parts={part.value: part.files for part, _ in parts})
     return [part for part, _ in parts]
 
 
-def _refuse_split(conn: Connection, row: DatasetRow, vocabulary: Vocabulary, labels: Sequence[str]) -> None:
-    key = vocabulary.key(SPLIT_KEY)
-    others = all_of([_itself(row, vocabulary).tree, key_condition(key, (), Op.NOT_IN, list(labels))])
-    n = queries.count(conn, compiled(conn, Query(others))).files
-    if n:
-        raise Conflict(
-            f"{n} files of {row.name} are split already, into other parts",
-            hint="--again splits them anew; datasets of the old parts lose them",
-        )
+def _check_part(conn: Connection, part: NewDataset, *, again: bool) -> None:
+    """Raises when there cannot be a dataset of this part: before any file is changed."""
+    parse_dataset_name(part.name)
+    there = datasets.named(conn, part.name)
+    if there is not None and there.query != part.query:
+        raise _is_there(part.name)
+    if there is not None and there.frozen is not None and again:
+        raise Conflict(f"{part.name} is frozen, so its files stay", hint=f"lightkeeper dataset release {part.name}")
 
 
-def _with_split(query: Query, vocabulary: Vocabulary, value: str) -> Query:
-    return Query(all_of([query.tree, key_condition(vocabulary.key(SPLIT_KEY), (), Op.EQ, value)]))
+def _with(query: Query, key: MetaKey, value: str) -> Query:
+    return Query(all_of([query.tree, key_condition(key, (), Op.EQ, value)]))
 
 
 def _create_if_new(ctx: Context, new: NewDataset) -> None:
     try:
         create(ctx, new)
     except Conflict:
-        if show(ctx, new.name).query != new.query:
+        with ctx.db.transaction() as conn:
+            there = datasets.named(conn, new.name)
+        if there is None or there.query != new.query:
             raise
 
 
@@ -297,11 +314,14 @@ def _create(conn: Connection, new: NewDataset) -> Size:
     try:
         dataset_id = datasets.add(conn, new.name, new.description, query.to_json(), by_keys(query, vocabulary))
     except UniqueViolation:
-        raise Conflict(
-            f"there is a dataset '{new.name}' already",
-            hint="choose another name, or remove it first: its files stay",
-        ) from None
+        raise _is_there(new.name) from None
     return _match_and_count(conn, dataset_id, query)
+
+
+def _is_there(name: str) -> Conflict:
+    return Conflict(
+        f"there is a dataset '{name}' already", hint="choose another name, or remove it first: its files stay"
+    )
 
 
 def _match_and_count(conn: Connection, dataset_id: int, query: Query) -> Size:
@@ -345,7 +365,7 @@ def _plan(conn: Connection, row: DatasetRow) -> Plan:
     return compiled(conn, _itself(row, topology.vocabulary(conn)))
 
 
-def _told(conn: Connection, rows: Sequence[DatasetRow]) -> list[Dataset]:
+def _told(conn: Connection, rows: Sequence[DatasetRow], *, texts: bool = True) -> list[Dataset]:
     vocabulary = topology.vocabulary(conn)
     told: list[Dataset] = []
     for row in rows:
@@ -357,7 +377,7 @@ def _told(conn: Connection, rows: Sequence[DatasetRow]) -> list[Dataset]:
                 status="Dynamic" if row.frozen is None else "Frozen",
                 files=size.files,
                 bytes=size.bytes,
-                text=to_text(_conditions(row, vocabulary)),
+                text=to_text(_conditions(row, vocabulary)) if texts else "",
                 query=row.query,
                 description=row.description,
                 created=row.created.isoformat(),

@@ -13,7 +13,7 @@ from lightkeeper.domain.catalog import MetaValue
 from lightkeeper.domain.errors import Conflict, Invalid, LightkeeperError, NotFound, Refused, nearest
 from lightkeeper.domain.names import parse_lfn, printable
 from lightkeeper.domain.states import File
-from lightkeeper.store import catalog, changes, datasets, lookups, topology
+from lightkeeper.store import catalog, changes, datasets, lookups, sets, topology
 from lightkeeper.store.catalog import FileRow
 from lightkeeper.store.db import Connection
 from lightkeeper.store.lookups import Found, ReplicaOf
@@ -126,13 +126,13 @@ def supersede(ctx: Context, pairs: Sequence[tuple[str, str]], why: str, *, dry_r
     newer = dict(pairs)
     if len(newer) < len(pairs):
         raise Invalid("a file is named twice: one file can take its place")
-    with ctx.db.transaction() as conn:
-        known = {file.lfn: file for file in _found(conn, list(newer.values()))[0]}
+    known: dict[str, Found] = {}
 
-    def objections(_conn: Connection, found: Sequence[Found]) -> dict[str, LightkeeperError]:
+    def objections(conn: Connection, found: Sequence[Found]) -> dict[str, LightkeeperError]:
+        known.update((file.lfn, file) for file in _found(conn, list(newer.values()))[0])
         objections: dict[str, LightkeeperError] = {}
         for file in found:
-            by = known.get(parse_lfn(newer[file.lfn]))
+            by = known.get(newer[file.lfn])
             if by is None:
                 objections[file.lfn] = NotFound(f"{printable(newer[file.lfn])} is not in the catalogue")
             elif by.file_id == file.file_id:
@@ -146,12 +146,12 @@ def supersede(ctx: Context, pairs: Sequence[tuple[str, str]], why: str, *, dry_r
         return objections
 
     def apply(conn: Connection, found: Sequence[Found]) -> None:
-        by = [(file.file_id, known[parse_lfn(newer[file.lfn])].file_id) for file in found]
+        by = [(file.file_id, known[newer[file.lfn]].file_id) for file in found]
         moved = set(changes.move_files(conn, [old for old, _ in by], File.CURRENT, File.SUPERSEDED, why))
         changes.supersede(conn, [pair for pair in by if pair[0] in moved])
         ctx.log.info("superseded", files=len(moved), why=why)
 
-    return _change(ctx, list(newer), objections, apply, dry_run)
+    return _change(ctx, list(newer), objections, apply, dry_run, also=newer.values())
 
 
 def remove(ctx: Context, names: Sequence[str], why: str, *, dry_run: bool = False) -> Changed:
@@ -183,6 +183,7 @@ def unregister(
             _why_not_forgotten,
             lambda conn, found: _forget(ctx, conn, found, why),
             dry_run,
+            alone=True,
         )
     with ctx.db.transaction() as conn:
         storages = {s.name: s.storage_id for s in topology.storages(conn)}
@@ -291,18 +292,29 @@ def _change(
     objections: Objections,
     apply: Callable[[Connection, Sequence[Found]], None],
     dry_run: bool,
+    *,
+    also: Iterable[str] = (),
+    alone: bool = False,
 ) -> Changed:
-    """Apply a change to the files that nothing speaks against. They are locked before they are looked at, so what was
-    decided still holds when it is done."""
+    """Apply a change to the files that nothing speaks against. They, and those that it depends on `also`, are locked
+    before they are looked at, so what was decided still holds when it is done. `alone`: nothing is registered
+    meanwhile."""
     with ctx.db.transaction() as conn, conn.transaction(force_rollback=dry_run):
+        if alone:  # a registration that just found one of these files known must not find it gone
+            sets.hold_registration(conn)
         lfns, failed = _checked(names)
-        changes.lock(conn, lookups.ids(conn, lfns))
-        found, unknown = _found(conn, lfns)
+        ids = lookups.ids(conn, [*lfns, *_checked(also)[0]])
+        locked = set(ids)
+        changes.lock(conn, ids)
+        # What was registered since is not locked: to lock it now, out of order, could deadlock.
+        found = [file for file in lookups.find(conn, lfns) if file.file_id in locked]
+        known = {file.lfn for file in found}
+        failed += [_unknown(lfn) for lfn in lfns if lfn not in known]
         against = objections(conn, found)
         good = [file for file in found if file.lfn not in against]
         if good:
             apply(conn, good)
-    failed += [*unknown, *(Failure(lfn, error.message, error.hint) for lfn, error in sorted(against.items()))]
+    failed += [Failure(lfn, error.message, error.hint) for lfn, error in sorted(against.items())]
     return Changed([file.lfn for file in good], failed)
 
 

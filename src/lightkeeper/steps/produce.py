@@ -5,14 +5,16 @@ Called by the API. Safe to run twice: the same name with the same document is th
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import KeyLevel, Vocabulary
 from lightkeeper.domain.errors import Conflict, Invalid, NotFound, nearest
 from lightkeeper.domain.names import parse_name
-from lightkeeper.domain.query import Query
+from lightkeeper.domain.query import Query, all_of
 from lightkeeper.domain.work import PlannedStep, ProductionPlan
-from lightkeeper.store import reports, topology, work
+from lightkeeper.store import datasets, reports, topology, work
+from lightkeeper.store.db import Connection
 
 
 def plan(ctx: Context, document: str, sandbox: Mapping[str, bytes]) -> ProductionPlan:
@@ -29,12 +31,18 @@ def plan(ctx: Context, document: str, sandbox: Mapping[str, bytes]) -> Productio
 
     if not ctx.observatories:
         raise Invalid("no observatory package is installed, so no production document can be read")
-    plan = ctx.observatories[0].production_reader().read(document, sandbox=fetch)
+
+    def conditions(name: str) -> Mapping[str, Any]:
+        with ctx.db.transaction() as conn:
+            query = Query.from_map(datasets.dataset(conn, name).query, topology.vocabulary(conn))
+        return query.to_dirac()
+
+    plan = ctx.observatories[0].production_reader().read(document, sandbox=fetch, dataset=conditions)
     with ctx.db.transaction() as conn:
         vocabulary = topology.vocabulary(conn)
         sites = [site.name for site in topology.sites(conn)]
-    for step in plan.steps:
-        _check(step, vocabulary, sites)
+        for step in plan.steps:
+            _check(conn, step, vocabulary, sites)
     return plan
 
 
@@ -50,7 +58,7 @@ def submit(ctx: Context, name: str, document: str, sandbox: Mapping[str, bytes],
         production_id = work.add_production(conn, name, steps.campaign, document, steps.warnings)
         ids: dict[int, int] = {}
         for step in steps.steps:
-            query = Query.from_map(step.query, vocabulary)
+            query, list_id = _input(conn, step, vocabulary)
             ids[step.number] = work.add_transformation(
                 conn,
                 production_id,
@@ -58,7 +66,8 @@ def submit(ctx: Context, name: str, document: str, sandbox: Mapping[str, bytes],
                 ids[step.parent] if step.parent is not None else None,
                 query.jsonpath(vocabulary, KeyLevel.SET) or "true",
                 query.jsonpath(vocabulary, KeyLevel.FILE),
-                open_=open_ and step.parent is None,
+                open_=open_ and step.parent is None and list_id is None,
+                dataset_id=list_id,
             )
         taken = work.activate(conn, production_id)
         if not taken and not open_:
@@ -92,8 +101,20 @@ def _same(known: work.ProductionRow, document: str) -> str:
     )
 
 
-def _check(step: PlannedStep, vocabulary: Vocabulary, sites: list[str]) -> None:
-    Query.from_map(step.query, vocabulary)
+def _input(conn: Connection, step: PlannedStep, vocabulary: Vocabulary) -> tuple[Query, int | None]:
+    """What a step takes: its conditions with those of its dataset; or, when that is frozen, the dataset's list."""
+    own = Query.from_map(step.query, vocabulary)
+    if step.dataset is None:
+        return own, None
+    row = datasets.dataset(conn, step.dataset)
+    if row.frozen is not None:
+        return own, row.dataset_id
+    return Query(all_of([own.tree, Query.from_map(row.query, vocabulary).tree])), None
+
+
+def _check(conn: Connection, step: PlannedStep, vocabulary: Vocabulary, sites: list[str]) -> None:
+    query, _ = _input(conn, step, vocabulary)
+    query.jsonpath(vocabulary, KeyLevel.SET)
     for key in (step.group_by or "").split(","):
         if key.strip():
             vocabulary.key(key.strip())
@@ -106,5 +127,8 @@ def _check(step: PlannedStep, vocabulary: Vocabulary, sites: list[str]) -> None:
 
 def _no_input(plan: ProductionPlan) -> str:
     roots = [step for step in plan.steps if step.parent is None]
-    queries = "; ".join(f"step {step.number}: {dict(step.query)}" for step in roots)
+    queries = "; ".join(
+        f"step {step.number}: " + (f"dataset {step.dataset}, " if step.dataset else "") + str(dict(step.query))
+        for step in roots
+    )
     return f"no registered file matches the input of this production ({queries})"

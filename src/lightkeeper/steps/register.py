@@ -71,16 +71,23 @@ def start(ctx: Context, listing: Listing) -> int:
         return provenance.add_activity(conn, name="register", agent="operator", software={"lightkeeper": __version__})
 
 
-def register(
-    ctx: Context, listing: Listing, activity_id: int, first: int, lines: Sequence[bytes], told: Listed
-) -> None:
-    """Register the files of these lines, JSON objects with the keys of FIELDS, of which `first` is the number of the
-    first in its list; what becomes of each is added to `told`. All that can be registered are, in one transaction."""
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some lines of a list that were read: files to be registered, with the numbers of their lines, and what failed."""
+
+    batch: catalog.Batch
+    numbers: dict[Lfn, int]
+    failed: list[tuple[int, str, LightkeeperError]]
+
+
+def read(ctx: Context, listing: Listing, first: int, lines: Sequence[bytes]) -> Block:
+    """Read lines, JSON objects with the keys of FIELDS; `first` is the number of the first in its list."""
     with ctx.db.transaction() as conn:
         vocabulary = topology.vocabulary(conn)
         storages = {s.name: s.storage_id for s in topology.storages(conn)}
     files: list[NewFile] = []
     numbers: dict[Lfn, int] = {}
+    failed: list[tuple[int, str, LightkeeperError]] = []
     for number, line in enumerate(_parsed(lines), first):
         if line is None:
             continue
@@ -88,23 +95,31 @@ def register(
             file = _read(line, listing, storages)
         except LightkeeperError as error:
             lfn = cast("Mapping[str, Any]", line).get("lfn", "") if isinstance(line, Mapping) else ""
-            told.fail(number, str(lfn), error)
+            failed.append((number, str(lfn), error))
         else:
             files.append(file)
             numbers[file.lfn] = number
     batch = catalog.Batch(files, vocabulary)
-    for file, error in batch.refused:
-        told.fail(numbers[file.lfn], file.lfn, error)
-    if not batch.lines:
+    failed += [(numbers[file.lfn], file.lfn, error) for file, error in batch.refused]
+    return Block(batch, numbers, failed)
+
+
+def register(ctx: Context, listing: Listing, activity_id: int, block: Block, told: Listed) -> None:
+    """Register the files of a block; what becomes of each line is added to `told`. All that can be registered are, in
+    one transaction."""
+    for number, lfn, error in block.failed:
+        told.fail(number, lfn, error)
+    if not block.batch.lines:
         return
     if listing.dry_run:
         with ctx.db.transaction() as conn, conn.transaction(force_rollback=True):
-            result = catalog.register(conn, batch, catalog.name(conn, batch), activity_id, verified=False)
+            names = catalog.name(conn, block.batch)
+            result = catalog.register(conn, block.batch, names, activity_id, verified=False)
     else:
         with ctx.db.transaction() as conn:
-            names = catalog.name(conn, batch)
+            names = catalog.name(conn, block.batch)
         with ctx.db.transaction() as conn:
-            result = catalog.register(conn, batch, names, activity_id, verified=False)
+            result = catalog.register(conn, block.batch, names, activity_id, verified=False)
             db.notify(conn, "recheck")
     told.added += len(result.added)
     told.known += len(result.known)
@@ -113,7 +128,7 @@ def register(
         hint="register it under a new name, then: lightkeeper file supersede OLD NEW",
     )
     for lfn in result.conflicts:
-        told.fail(numbers[lfn], lfn, taken)
+        told.fail(block.numbers[lfn], lfn, taken)
     ctx.log.info("list registered", added=len(result.added), known=len(result.known), failed=len(result.conflicts))
 
 

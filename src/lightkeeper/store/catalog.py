@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from psycopg import Connection
+from pydantic_core import to_json
 
 from lightkeeper.domain.catalog import MetaValue, NewFile, Vocabulary
 from lightkeeper.domain.errors import Invalid, NotFound
@@ -13,7 +14,7 @@ from lightkeeper.domain.names import Lfn, parse_lfn, scope_of, split_lfn
 from lightkeeper.domain.states import File
 from lightkeeper.domain.states import Replica as ReplicaState
 from lightkeeper.store import changes
-from lightkeeper.store.db import notify, rows
+from lightkeeper.store.db import notify, rows, values
 from lightkeeper.store.sets import canonical, name_sets, share_registration
 from lightkeeper.store.transitions import move_replicas
 
@@ -53,10 +54,10 @@ class Batch:
         file_level = vocabulary.file_level
         known: dict[tuple[tuple[str, MetaValue], ...], int] = {}
         for file in files:
-            own = {key: file.meta[key] for key in file_level & file.meta.keys()}
-            shared = {key: value for key, value in file.meta.items() if key not in own}
+            shared = dict(file.meta)
+            own = {key: shared.pop(key) for key in file_level & shared.keys()}
             try:
-                text = canonical(vocabulary.split(own)[1]) if own else None
+                text = to_json(vocabulary.split(own)[1]).decode() if own else None
                 number = self._number(shared, vocabulary, known)
             except Invalid as error:
                 self.refused.append((file, error))
@@ -143,11 +144,12 @@ def register(
     share_registration(conn)
     added = _add_files(conn)
     result = _sort_out(conn, batch, added)
+    _settle(conn)  # locks known files, before any counter: every change of a file does it in this order
     _add_replicas(conn, verified=verified)
-    _settle(conn)
     _add_inputs(conn, produced_by)
     _add_counts(conn)
-    changes.came_back(conn, list(result.known.values()))
+    if result.known:
+        changes.came_back(conn, values(conn, "SELECT DISTINCT file_id FROM reg_file WHERE known"))
     notify(conn, "unsettled")
     notify(conn, "input")
     return result
@@ -186,13 +188,14 @@ def _add_files(conn: Connection) -> int:
         INSERT INTO file (file_id, set_id, activity_id, size, dir_id, adler32, name, sha256, extra)
         SELECT file_id, set_id, activity_id, size, dir_id, adler32, name, sha256, extra
           FROM reg_file
-         ORDER BY dir_id, name
+         ORDER BY dir_id, name, number
         ON CONFLICT (dir_id, name) DO NOTHING
     """).rowcount
 
 
 def _sort_out(conn: Connection, batch: Batch, added: int) -> Registered:
-    """Give known names their file id; drop those with another content from the batch and report them."""
+    """Give known names their file id. Those with another content are reported; they leave the batch, and so do those
+    whose copy is known too, for which nothing is left to do."""
     result = Registered()
     if added < len(batch.lines):
         known = conn.execute("""
@@ -209,6 +212,10 @@ def _sort_out(conn: Connection, batch: Batch, added: int) -> Registered:
                 DELETE FROM reg_file r USING file f
                  WHERE f.file_id = r.file_id AND (f.size, f.sha256) <> (r.size, r.sha256)
             """)
+        conn.execute("""
+            DELETE FROM reg_file r USING replica p
+             WHERE r.known AND p.file_id = r.file_id AND p.storage_id = r.storage_id AND p.state = 'Available'
+        """)
     new = conn.execute("SELECT number, file_id FROM reg_file WHERE NOT known").fetchall()
     result.added = {batch.lines[int(number)].file.lfn: file_id for number, file_id in new}
     return result
@@ -252,7 +259,7 @@ def _add_replicas(conn: Connection, *, verified: bool) -> None:
 
 
 def _settle(conn: Connection) -> None:
-    """Have every file of the batch compared with what it is owed; a new file under no policy is owed nothing."""
+    """Have files that gained a copy compared with what they are owed; a new one under no policy is owed nothing."""
     conn.execute("""
         INSERT INTO unsettled (file_id)
         SELECT DISTINCT file_id FROM reg_file
@@ -274,7 +281,7 @@ def _add_inputs(conn: Connection, produced_by: int | None) -> None:
            AND t.state IN ('Active', 'Flush', 'Stopped')
            AND CASE WHEN t.parent_id IS NULL THEN t.open ELSE t.parent_id = %(produced_by)s END
            AND (t.file_query IS NULL OR coalesce(r.extra, '{}') @@ t.file_query)
-        ON CONFLICT DO NOTHING
+         ORDER BY 1, 2
         """,
         {"produced_by": produced_by},
     )

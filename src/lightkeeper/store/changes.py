@@ -93,6 +93,7 @@ def came_back(conn: Connection, file_ids: Sequence[int]) -> None:
     )
     if removed:
         move_files(conn, removed, File.REMOVED, File.CURRENT, "registered again with the same content")
+        supersede_no_more(conn, removed)
 
 
 def supersede(conn: Connection, pairs: Sequence[tuple[int, int]]) -> None:

@@ -79,6 +79,31 @@ def dataset(conn: Connection, name: str) -> DatasetRow:
     )
 
 
+def named(conn: Connection, name: str) -> DatasetRow | None:
+    """The dataset of exactly this name, if there is one."""
+    try:
+        found = dataset(conn, name)
+    except (NotFound, Conflict):
+        return None
+    return found if found.name == name else None
+
+
+def split_otherwise(conn: Connection, file_ids: Sequence[int], key: str, label: str) -> int:
+    """How many of these files have another value of `key` than `label`."""
+    return value(
+        conn,
+        """
+        SELECT count(*)
+          FROM file f JOIN meta_set s USING (set_id)
+         WHERE f.file_id = ANY(%(ids)s)
+           AND coalesce(f.extra -> %(key)s, s.meta -> %(key)s) <> to_jsonb(%(label)s::text)
+        """,
+        ids=list(file_ids),
+        key=key,
+        label=label,
+    )
+
+
 def expanded(conn: Connection, query: Query, vocabulary: Vocabulary) -> Query:
     """The query with the conditions of dynamic datasets in the place of their names. Frozen ones stay, one at a time
     and by their whole name: their lists decide. Raises as `dataset` does."""
@@ -163,7 +188,10 @@ def put_count(conn: Connection, dataset_id: int, n_files: int, n_bytes: int) -> 
 
 def put_digest(conn: Connection, dataset_id: int, digest: bytes) -> None:
     """Note the sha256 of a frozen dataset's names."""
-    conn.execute("UPDATE dataset SET digest = %s WHERE dataset_id = %s", (digest, dataset_id))
+    conn.execute(
+        "UPDATE dataset SET digest = %s WHERE dataset_id = %s AND frozen IS NOT NULL AND digest IS NULL",
+        (digest, dataset_id),
+    )
 
 
 def describe(conn: Connection, dataset_id: int, description: str) -> None:

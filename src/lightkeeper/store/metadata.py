@@ -55,6 +55,26 @@ def is_used(conn: Connection, name: str) -> bool:
     )
 
 
+def asking(conn: Connection, name: str) -> str | None:
+    """A dataset, policy or transformation whose query names this key; it was compiled for the key as it is."""
+    return value(
+        conn,
+        """
+        SELECT what
+          FROM (SELECT 'dataset ' || name AS what, query FROM dataset
+                 UNION ALL
+                SELECT 'policy ' || name, query FROM policy
+                 UNION ALL
+                SELECT 'transformation ' || name, query FROM transformation WHERE state <> 'Completed') asked
+         WHERE query ? %(name)s
+            OR jsonb_path_exists(query, '$.** ? (@.key == $name)', jsonb_build_object('name', %(name)s::text))
+         ORDER BY what
+         LIMIT 1
+        """,
+        name=name,
+    )
+
+
 def sets_using(conn: Connection, name: str) -> int:
     """How many metadata sets have a value of this key."""
     return int(value(conn, "SELECT count(*) FROM meta_set WHERE meta ? %(name)s", name=name))

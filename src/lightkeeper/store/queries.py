@@ -4,7 +4,7 @@ The tree is split: conditions on set-level keys are answered by the metadata set
 rest by looking at files. Answers come in pages by keyset, each in a short transaction; nobody holds more than one page.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -93,6 +93,11 @@ def compile_query(query: Query, vocabulary: Vocabulary, now: datetime) -> Plan:
     listed = next((part for part in others if _is_of(part, Word.DATASET)), None)
     states = next((part for part in others if _is_of(part, Word.FILE_STATE)), None)
     others = [part for part in others if part is not listed and part is not states]
+    meant = _states(states, others, listed)
+    on_lists = tuple(_lists(And(tuple(others))))
+    if meant and not states and on_lists:  # in a part of the query: its files are meant in every state, others not
+        others.append(Or((FileCondition(Word.FILE_STATE, Op.EQ, str(File.CURRENT)), *on_lists)))
+        meant = None
     compiler = _Compiler(levels, now)
     rest = SQL("\n   AND ").join(compiler.sql(part) for part in others) if others else None
     set_path = to_jsonpath(And(tuple(of_sets))) if of_sets else None
@@ -101,7 +106,7 @@ def compile_query(query: Query, vocabulary: Vocabulary, now: datetime) -> Plan:
         way = Way.FEW
     if listed:
         way = Way.LISTED
-    return Plan(way, set_path, rest, _states(states, others, listed), listed.value if listed else None, compiler.params)
+    return Plan(way, set_path, rest, meant, listed.value if listed else None, compiler.params)
 
 
 def _is_of(tree: Tree, word: Word) -> TypeGuard[FileCondition]:
@@ -118,6 +123,20 @@ def _states(
         return tuple(asked.value) if asked.op is Op.IN else (asked.value,)
     asks = any(isinstance(c, FileCondition) and c.word is Word.FILE_STATE for tree in others for c in conditions(tree))
     return None if asks or listed else (str(File.CURRENT),)
+
+
+def _lists(tree: Tree, wanted: bool = True) -> Iterator[FileCondition]:
+    """Conditions that a file is on a dataset's list, wherever they stand; not those that it is on none."""
+    match tree:
+        case And(parts) | Or(parts):
+            for part in parts:
+                yield from _lists(part, wanted)
+        case Not(part):
+            yield from _lists(part, not wanted)
+        case FileCondition() if tree.word is Word.DATASET and wanted:
+            yield tree
+        case _:
+            pass
 
 
 def _level(tree: Tree, levels: dict[str, KeyLevel]) -> KeyLevel | None:
@@ -486,11 +505,6 @@ class Place:
     budget: int = PAGE
 
 
-_NAMES = SQL("f.set_id, f.file_id, d.path || '/' || f.name AS lfn, f.size")
-_ALL = SQL("""f.set_id, f.file_id, d.path || '/' || f.name AS lfn, f.size, encode(f.sha256, 'hex') AS sha256,
-               lpad(to_hex(f.adler32), 8, '0') AS adler32, f.created, f.activity_id, f.extra""")
-
-
 @dataclass(frozen=True, slots=True)
 class FileName:
     """A file's name and size, when nothing else is asked."""
@@ -500,23 +514,89 @@ class FileName:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """Some of the files, and where the next page begins; None after the last."""
+class Form:
+    """How files are told: the columns that are read, of which the first two are set and file, and what is made of the
+    rows of a page."""
 
-    files: list[FileRow] | list[FileName]
+    columns: SQL
+    make: Callable[[Connection, Sequence[tuple[Any, ...]]], list[Any]]
+
+
+def _file_names(_conn: Connection, lines: Sequence[tuple[Any, ...]]) -> list[FileName]:
+    return [FileName(lfn, size) for _, _, lfn, size in lines]
+
+
+def _file_rows(conn: Connection, lines: Sequence[tuple[Any, ...]]) -> list[FileRow]:
+    """What a metadata set says is fetched once for all its files."""
+    sets = _metas(conn, lines, as_text=False)
+    return [FileRow(*line[1:-1], meta=sets[line[0]] | (line[-1] or {})) for line in lines]
+
+
+def _name_lines(_conn: Connection, lines: Sequence[tuple[Any, ...]]) -> list[str]:
+    return [f'{{"lfn":"{lfn}","size":{size}}}' for _, _, lfn, size in lines]
+
+
+def _file_lines(conn: Connection, lines: Sequence[tuple[Any, ...]]) -> list[str]:
+    """JSON put together from what the database has as JSON already: keys of a set and of a file are never the same, and
+    a name holds nothing that would have to be escaped."""
+    sets = _metas(conn, lines, as_text=True)
+    told: list[str] = []
+    for set_id, file_id, lfn, size, sha256, adler32, created, activity_id, extra in lines:
+        meta = sets[set_id]
+        if extra:
+            meta = f"{meta[:-1]},{extra[1:]}" if meta != "{}" else extra
+        told.append(
+            f'{{"file_id":{file_id},"lfn":"{lfn}","size":{size},"sha256":"{sha256}","adler32":"{adler32}",'
+            f'"created":"{created}","activity_id":{activity_id},"meta":{meta}}}'
+        )
+    return told
+
+
+def _metas(conn: Connection, lines: Sequence[tuple[Any, ...]], *, as_text: bool) -> dict[int, Any]:
+    query = "SELECT set_id, meta::text FROM meta_set" if as_text else "SELECT set_id, meta FROM meta_set"
+    return dict(
+        conn.execute(SQL(query) + SQL(" WHERE set_id = ANY(%s)"), (list({line[0] for line in lines}),)).fetchall()
+    )
+
+
+NAMES = Form(SQL("f.set_id, f.file_id, d.path || '/' || f.name AS lfn, f.size"), _file_names)
+"""`FileName`s."""
+FILES = Form(
+    SQL("""f.set_id, f.file_id, d.path || '/' || f.name AS lfn, f.size, encode(f.sha256, 'hex') AS sha256,
+           lpad(to_hex(f.adler32), 8, '0') AS adler32, f.created, f.activity_id, f.extra"""),
+    _file_rows,
+)
+"""`FileRow`s."""
+NAME_LINES = Form(NAMES.columns, _name_lines)
+"""JSON texts of `FileName`s."""
+FILE_LINES = Form(
+    SQL("""f.set_id, f.file_id, d.path || '/' || f.name AS lfn, f.size, encode(f.sha256, 'hex') AS sha256,
+           lpad(to_hex(f.adler32), 8, '0') AS adler32,
+           to_char(f.created AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS created, f.activity_id,
+           f.extra::text"""),
+    _file_lines,
+)
+"""JSON texts of `FileRow`s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of the files in the form that was asked for, and where the next page begins; None after the last."""
+
+    files: list[Any]
     next: Place | None
 
 
-def page(conn: Connection, plan: Plan, sorts: Sequence[Sort], place: Place, limit: int, *, names: bool) -> Page:
+def page(conn: Connection, plan: Plan, sorts: Sequence[Sort], place: Place, limit: int, form: Form) -> Page:
     """The next files after `place`, at most `limit`; there may be fewer although more are to come."""
     if sorts:
-        return _sorted_page(conn, plan, sorts, place, limit, names=names)
+        return _sorted_page(conn, plan, sorts, place, limit, form)
     if plan.way is Way.SETS:
-        return _page_of_sets(conn, plan, place, limit, names=names)
-    return _page_of_files(conn, plan, place, limit, names=names)
+        return _page_of_sets(conn, plan, place, limit, form)
+    return _page_of_files(conn, plan, place, limit, form)
 
 
-def _page_of_sets(conn: Connection, plan: Plan, place: Place, limit: int, *, names: bool) -> Page:
+def _page_of_sets(conn: Connection, plan: Plan, place: Place, limit: int, form: Form) -> Page:
     """Walk through as many matching sets as the page needs, and in each through its files."""
     ahead, fetch = place.ahead, place.fetch
     if not ahead:
@@ -546,11 +626,11 @@ def _page_of_sets(conn: Connection, plan: Plan, place: Place, limit: int, *, nam
                 LIMIT %(limit)s) found
          ORDER BY found.set_id, found.file_id
          LIMIT %(limit)s
-    """).format(_columns(names), _rest(plan))
+    """).format(form.columns, _rest(plan))
     lines = conn.execute(
         query, _params(plan, sets=sets, set_id=place.set_id, file_id=place.file_id, limit=limit)
     ).fetchall()
-    files = _files(conn, lines, names)
+    files = form.make(conn, lines)
     if len(lines) == limit:
         reached, file_id = lines[-1][:2]
         ahead = tuple(one for one in ahead if one[0] >= reached)
@@ -576,7 +656,7 @@ def _sets_after(conn: Connection, plan: Plan, set_id: int, limit: int) -> list[t
     return conn.execute(query, _params(plan, set_id=set_id, limit=limit)).fetchall()
 
 
-def _page_of_files(conn: Connection, plan: Plan, place: Place, limit: int, *, names: bool) -> Page:
+def _page_of_files(conn: Connection, plan: Plan, place: Place, limit: int, form: Form) -> Page:
     order = SQL("m.file_id") if plan.listed else SQL("f.set_id, f.file_id")
     after = SQL("m.file_id > %(file_id)s" if plan.listed else "(f.set_id, f.file_id) > (%(set_id)s, %(file_id)s)")
     query = SQL("""
@@ -587,12 +667,12 @@ def _page_of_files(conn: Connection, plan: Plan, place: Place, limit: int, *, na
            AND {}
          ORDER BY {}
          LIMIT %(limit)s
-    """).format(_columns(names), _from(plan), after, _of_set(plan), _rest(plan), order)
+    """).format(form.columns, _from(plan), after, _of_set(plan), _rest(plan), order)
     lines = conn.execute(query, _params(plan, set_id=place.set_id, file_id=place.file_id, limit=limit)).fetchall()
-    return Page(_files(conn, lines, names), Place(lines[-1][0], lines[-1][1]) if len(lines) == limit else None)
+    return Page(form.make(conn, lines), Place(lines[-1][0], lines[-1][1]) if len(lines) == limit else None)
 
 
-def _sorted_page(conn: Connection, plan: Plan, sorts: Sequence[Sort], place: Place, limit: int, *, names: bool) -> Page:
+def _sorted_page(conn: Connection, plan: Plan, sorts: Sequence[Sort], place: Place, limit: int, form: Form) -> Page:
     """The page after the keys of the last file; where all of them are equal, after its id."""
     columns = [SQL(SORTS[sort.key]) for sort in sorts]
     after = Composed([SQL("true")])
@@ -616,33 +696,17 @@ def _sorted_page(conn: Connection, plan: Plan, sorts: Sequence[Sort], place: Pla
            AND {}
          ORDER BY {}, f.file_id
          LIMIT %(limit)s
-    """).format(_columns(names), SQL(", ").join(columns), _from(plan), _of_set(plan), _rest(plan), after, order)
+    """).format(form.columns, SQL(", ").join(columns), _from(plan), _of_set(plan), _rest(plan), after, order)
     lines = conn.execute(query, _params(plan, **params)).fetchall()
     n = len(sorts)
-    files = _files(conn, [line[:-n] for line in lines], names)
+    files = form.make(conn, [line[:-n] for line in lines])
     if len(lines) < limit:
         return Page(files, None)
     return Page(files, Place(lines[-1][0], lines[-1][1], keys=lines[-1][-n:]))
 
 
-def _columns(names: bool) -> SQL:
-    return _NAMES if names else _ALL
-
-
 def _rest(plan: Plan) -> Composed:
     return plan.rest or Composed([SQL("true")])
-
-
-def _files(conn: Connection, lines: Sequence[tuple[Any, ...]], names: bool) -> list[FileRow] | list[FileName]:
-    """The files of a page. What a metadata set says is fetched once for all its files."""
-    if names:
-        return [FileName(lfn, size) for _, _, lfn, size in lines]
-    sets: dict[int, dict[str, Any]] = dict(
-        conn.execute(
-            "SELECT set_id, meta FROM meta_set WHERE set_id = ANY(%s)", (list({line[0] for line in lines}),)
-        ).fetchall()
-    )
-    return [FileRow(*line[1:-1], meta=sets[line[0]] | (line[-1] or {})) for line in lines]
 
 
 # --- what there is ---------------------------------------------------------------------------------------------

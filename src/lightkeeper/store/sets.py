@@ -65,4 +65,7 @@ def hold_registration(conn: Connection) -> None:
 
 def canonical(meta: Mapping[str, Any]) -> str:
     """Metadata as one text: equal for equal values."""
-    return json.dumps(meta, sort_keys=True, separators=(",", ":"))
+    return _ENCODER.encode(meta)
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))

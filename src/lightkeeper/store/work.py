@@ -68,16 +68,18 @@ def add_transformation(
     file_query: str | None,
     *,
     open_: bool,
+    dataset_id: int | None = None,
 ) -> int:
-    """A new transformation in state New; its id. Its name is `<production id, 8 digits>_Step<number>_<name>`."""
+    """A new transformation in state New; its id. Its name is `<production id, 8 digits>_Step<number>_<name>`. With
+    `dataset_id` it takes only files on that list."""
     return value(
         conn,
         """
         INSERT INTO transformation (production_id, parent_id, step, name, type, job_type, group_size, group_by, query,
-                                    set_query, file_query, priority, destination_id, open, body)
+                                    set_query, file_query, priority, destination_id, open, dataset_id, body)
         VALUES (%(production)s, %(parent)s, %(step)s, %(name)s, %(type)s, %(job_type)s, %(group_size)s, %(group_by)s,
                 %(query)s, %(set_query)s::jsonpath, %(file_query)s::jsonpath, %(priority)s,
-                (SELECT site_id FROM site WHERE site.name = %(destination)s), %(open)s, %(body)s)
+                (SELECT site_id FROM site WHERE site.name = %(destination)s), %(open)s, %(dataset)s, %(body)s)
         RETURNING transformation_id
         """,
         production=production_id,
@@ -94,6 +96,7 @@ def add_transformation(
         priority=step.priority,
         destination=step.destination,
         open=open_,
+        dataset=dataset_id,
         body=Jsonb(dict(step.body)),
     )
 
@@ -120,12 +123,20 @@ def activate(conn: Connection, production_id: int) -> int:
           FROM transformation t
           JOIN transformation_set USING (transformation_id)
           JOIN file f USING (set_id)
-         WHERE t.transformation_id = ANY(%s) AND t.parent_id IS NULL
+         WHERE t.transformation_id = ANY(%(ids)s) AND t.parent_id IS NULL
+           AND (t.file_query IS NULL OR coalesce(f.extra, '{}') @@ t.file_query)
+         UNION ALL
+        SELECT t.transformation_id, f.file_id
+          FROM transformation t
+          JOIN dataset_file USING (dataset_id)
+          JOIN file f USING (file_id)
+          JOIN meta_set s USING (set_id)
+         WHERE t.transformation_id = ANY(%(ids)s) AND s.meta @@ t.set_query
            AND (t.file_query IS NULL OR coalesce(f.extra, '{}') @@ t.file_query)
          ORDER BY 1, 2
         ON CONFLICT DO NOTHING
         """,
-        (ids,),
+        {"ids": ids},
     ).rowcount
     move(conn, [production_id], Production.NEW, Production.ACTIVE)
     move(conn, ids, Transformation.NEW, Transformation.ACTIVE)

@@ -54,9 +54,15 @@ class PlainReader:
 
 
 class PlainProductions:
-    """Reads productions written as `{"steps": [{"query": {…}, "group_size": n, "parent": n?}]}`."""
+    """Reads productions written as `{"steps": [{"query": {…}, "dataset": "…"?, "group_size": n, "parent": n?}]}`."""
 
-    def read(self, text: str, *, sandbox: Callable[[str], bytes]) -> ProductionPlan:  # noqa: ARG002
+    def read(
+        self,
+        text: str,
+        *,
+        sandbox: Callable[[str], bytes],  # noqa: ARG002
+        dataset: Callable[[str], Mapping[str, Any]],  # noqa: ARG002
+    ) -> ProductionPlan:
         """The plan; raises Invalid."""
         try:
             steps = json.loads(text)["steps"]
@@ -69,7 +75,8 @@ class PlainProductions:
                     name="Concatenate",
                     type="Merging",
                     job_type="Concatenate",
-                    query=step["query"],
+                    query=step.get("query", {}),
+                    dataset=step.get("dataset"),
                     parent=step.get("parent"),
                     group_size=step["group_size"],
                     group_by=step.get("group_by"),
