@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightkeeper.domain.catalog import Media, Replica, SiteKind, StorageElement
-from lightkeeper.domain.policy import MAX_VERIFY_AGE, FileCopies, Policy, may_free, plan_copies
+from lightkeeper.domain.policy import MAX_VERIFY_AGE, FileCopies, Policy, distance, may_free, plan_copies, plan_file
 from lightkeeper.domain.states import Replica as State
 
 NOW = datetime(2030, 1, 2, 3, tzinfo=UTC)
@@ -155,3 +155,69 @@ def test_whatever_is_there_no_plan_endangers_a_file(
         assert STORAGES[target].media is policy.media
         assert good, "there must be something to copy from"
     assert len({STORAGES[t].site for t in plan.copy_to}) == len(plan.copy_to)
+
+
+# --- where copies go -------------------------------------------------------------------------------------------
+def at(storage_id: int, name: str, site: str, latitude: float | None = None, longitude: float | None = None, **more):
+    media = more.pop("media", Media.DISK)
+    return StorageElement(
+        storage_id, name, site, SiteKind.DATA_CENTRE, media, "posix", "/x", country=more.pop("country", ""),
+        latitude=latitude, longitude=longitude, attributes={k: str(v) for k, v in more.items()},
+    )  # fmt: skip
+
+
+FOUR = {
+    ON_SITE: STORAGES[ON_SITE],
+    2: at(2, "pic", "PIC", 41.5, 2.11, country="ES", tier=1),
+    3: at(3, "ifae", "IFAE", 41.5, 2.1, country="ES", tier=2),
+    4: at(4, "desy", "DESY", 52.3, 13.3, country="DE", tier=2),
+    5: at(5, "cscs", "CSCS", 46.0, 8.95, country="CH", tier=1),
+    6: at(6, "vault", "DESY", 52.3, 13.3, country="DE", tier=1, media=Media.TAPE),
+}
+
+
+@pytest.mark.parametrize("set_id", range(6))
+def test_copies_of_a_policy_lie_as_far_apart_as_it_asks(set_id: int):
+    far = Policy(1, "far", {}, copies=3, min_distance=300)
+    plan = plan_copies(far, file(replica(2), set_id=set_id), FOUR, NOW)
+    assert set(plan.copy_to) == {4, 5}, "the institute next door is never chosen"
+
+
+def test_too_few_places_far_enough_are_told():
+    plan = plan_copies(Policy(1, "far", {}, copies=3, min_distance=900), file(replica(2)), FOUR, NOW)
+    assert plan.copy_to == (4,)
+    assert "3 copies on disk at distinct data centres, 900 km apart" in plan.blocked
+
+
+def test_a_site_whose_place_is_not_known_is_never_far_away():
+    there = FOUR | {7: at(7, "new", "NEW")}
+    plan = plan_copies(Policy(1, "far", {}, copies=4, min_distance=100), file(replica(2)), there, NOW)
+    assert 7 not in plan.copy_to
+
+
+def test_the_distance_of_two_cities_is_known():
+    between = distance(FOUR[2], FOUR[4])
+    assert between is not None
+    assert 1450 < between < 1550, "Barcelona to Zeuthen"
+
+
+def test_a_policy_says_by_an_expression_where():
+    tier1 = Policy(1, "tier1", {}, copies=2, at="tier=1")
+    assert plan_copies(tier1, file(replica(4)), FOUR, NOW).copy_to[0] in (2, 5)
+    have = file(replica(4), replica(3))
+    assert set(plan_copies(tier1, have, FOUR, NOW).copy_to) == {2, 5}, "copies elsewhere do not count"
+
+
+@pytest.mark.feature("S3-053")
+def test_policies_add_up_and_one_copy_may_count_for_several():
+    disks = Policy(1, "disks", {}, copies=2)
+    tape = Policy(2, "tape", {}, copies=1, media=Media.TAPE, free_on_site=True)
+    first = plan_file([disks, tape], file(replica(ON_SITE)), FOUR, NOW)
+    assert len(first.copy_to) == 1, "the site's line is used once"
+    second = plan_file([disks, tape], file(replica(ON_SITE), replica(2)), FOUR, NOW)
+    assert {policy.name for _, policy in second.copy_to} == {"disks", "tape"}
+    almost = file(replica(ON_SITE), replica(2), replica(5))
+    assert plan_file([disks, tape], almost, FOUR, NOW).free == (), "not before every policy is fulfilled"
+    whole = file(replica(ON_SITE), replica(2), replica(5), replica(6))
+    assert plan_file([disks, tape], whole, FOUR, NOW).free == (ON_SITE,)
+    assert plan_file([disks], whole, FOUR, NOW).free == (), "nobody asked for it"

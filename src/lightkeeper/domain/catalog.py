@@ -1,9 +1,10 @@
 """Files, replicas, storage elements, sites, links, metadata keys."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from math import isfinite
 from typing import Any, TypeAlias
 
 from lightkeeper.domain.errors import Invalid, nearest
@@ -75,7 +76,9 @@ class Vocabulary:
 
 
 def is_storable(value: object) -> bool:
-    """Whether every text in a JSON value can be kept: without NUL and without lone surrogates."""
+    """Whether a JSON value can be kept: texts without NUL and lone surrogates, numbers that are finite."""
+    if isinstance(value, float):
+        return isfinite(value)
     if isinstance(value, str):
         try:
             return "\0" not in value and bool(value.encode() or True)
@@ -97,7 +100,8 @@ def normalise(key: MetaKey, value: object) -> MetaValue:
         return value
     if not is_storable(value):
         raise Invalid(
-            f"metadata key '{key.name}' holds a character that no catalogue can keep (NUL or half a character)"
+            f"metadata key '{key.name}' holds a character that no catalogue can keep (NUL or half a character), "
+            "or a number that is none"
         )
     match key.type, value:
         case KeyType.BOOL, bool():
@@ -144,7 +148,8 @@ class Media(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StorageElement:
-    """A storage at a site. `root` is where its driver finds it; with `ingest`, deliveries are made there."""
+    """A storage at a site. `root` is where its driver finds it; with `ingest`, deliveries are made there. `attributes`
+    are what storage expressions ask for; the site's latitude and longitude are in degrees, north and east positive."""
 
     storage_id: int
     name: str
@@ -155,6 +160,10 @@ class StorageElement:
     root: str
     ingest: bool = False
     enabled: bool = True
+    country: str = ""
+    latitude: float | None = None
+    longitude: float | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,14 @@
 """What a class of files is owed, and what follows from what is there: copies to make, replicas to free."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import combinations
+from math import asin, cos, radians, sin, sqrt
 from typing import Any
 
 from lightkeeper.domain.catalog import Media, Replica, SiteKind, StorageElement
+from lightkeeper.domain.expressions import meant, parse_expression
 from lightkeeper.domain.states import Replica as ReplicaState
 
 MIN_COPIES_TO_FREE = 2
@@ -17,7 +20,11 @@ MAX_VERIFY_AGE = timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`copies` verified copies on `media` at distinct data centres; then, if wanted, the on-site replica goes."""
+    """`copies` verified copies on `media` at distinct data centres; then, if wanted, the on-site replica goes.
+
+    `at` is a storage expression that says where (empty: anywhere), `min_distance` the km that lie between any two of
+    the file's data centres at least.
+    """
 
     policy_id: int
     name: str
@@ -27,18 +34,29 @@ class Policy:
     free_on_site: bool = False
     min_age: timedelta = timedelta(0)
     priority: int = 5
+    at: str = ""
+    min_distance: float = 0
+
+    def takes(self, storage: StorageElement) -> bool:
+        """Whether a copy on this storage is one that the policy asks for."""
+        return (
+            storage.site_kind is SiteKind.DATA_CENTRE
+            and storage.media is self.media
+            and (not self.at or meant(parse_expression(self.at), storage))
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class FileCopies:
     """One file's copies as observed; the storages that transfers are under way to, and those that transfers to were
-    given up lately, after every attempt."""
+    given up lately, after every attempt; the policies it falls under."""
 
     file_id: int
     set_id: int
     replicas: tuple[Replica, ...]
     arriving: tuple[int, ...] = ()
     given_up: tuple[int, ...] = ()
+    policies: tuple[int, ...] = ()
     removed: bool = False
     """Nothing is owed any more, and every copy goes."""
 
@@ -53,49 +71,132 @@ class CopyPlan:
     verify: tuple[int, ...] = ()
     look_again: datetime | None = None
     blocked: str = ""
+    fulfilled: bool = False
+    """Every copy that the policy asks for is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlan:
+    """What to do for one file under all its policies: copies to be made, each with the policy that asks for it; on-site
+    replicas that may go, and the policy with the most copies, which is the evidence they need."""
+
+    copy_to: tuple[tuple[int, Policy], ...] = ()
+    free: tuple[int, ...] = ()
+    freed_by: Policy | None = None
+    verify: tuple[int, ...] = ()
+    look_again: datetime | None = None
+    blocked: str = ""
+
+
+def plan_file(
+    policies: Sequence[Policy], file: FileCopies, storages: Mapping[int, StorageElement], now: datetime
+) -> FilePlan:
+    """What all its policies ask for together. One copy may count for several; nothing is freed on site before every
+    one of them is fulfilled."""
+    copy_to: list[tuple[int, Policy]] = []
+    plans: list[CopyPlan] = []
+    for policy in policies:
+        plan = plan_copies(policy, file, storages, now)
+        plans.append(plan)
+        copy_to += [(storage_id, policy) for storage_id in plan.copy_to]
+        file = replace(file, arriving=(*file.arriving, *plan.copy_to))
+    blocked = "; ".join(plan.blocked for plan in plans if plan.blocked)
+    if not plans or not all(plan.fulfilled for plan in plans):
+        return FilePlan(tuple(copy_to), blocked=blocked)
+    strictest = max(policies, key=lambda policy: policy.copies)
+    freeing = [plan for policy, plan in zip(policies, plans, strict=True) if policy.free_on_site]
+    free = {s for plan in freeing for s in plan.free if all(s in other.free for other in freeing)}
+    return FilePlan(
+        free=tuple(sorted(s for s in free if not may_free(file, s, strictest.copies, storages, now))),
+        freed_by=strictest,
+        verify=tuple(sorted({s for plan in freeing for s in plan.verify})),
+        look_again=max((plan.look_again for plan in freeing if plan.look_again), default=None),
+        blocked=blocked,
+    )
 
 
 def plan_copies(policy: Policy, file: FileCopies, storages: Mapping[int, StorageElement], now: datetime) -> CopyPlan:
-    """The difference between what is owed and what is there.
+    """The difference between what one policy asks for and what is there.
 
     While no data centre has the file only one transfer is planned, so that the second copy is made from the first
     centre and the site's line is used once. The file's set chooses the first candidate, so that the files of an
     observation lie together and sets spread evenly.
     """
     have = {storages[r.storage_id].site for r in file.replicas if _counts(r, policy, storages)}
-    coming = {storages[s].site for s in file.arriving}
+    coming = {storages[s].site for s in file.arriving if policy.takes(storages[s])}
     missing = policy.copies - len(have | coming)
     if missing <= 0:
         return _free(policy, file, storages, now) if len(have) >= policy.copies else CopyPlan()
     off_site = any(_is_ok(r) and storages[r.storage_id].site_kind is SiteKind.DATA_CENTRE for r in file.replicas)
     if not off_site:
-        if coming:
+        if file.arriving:
             return CopyPlan()
         missing = 1
     if not any(_is_ok(r) for r in file.replicas):
         return CopyPlan(blocked="no verified copy is left to copy from")
-    holding = {storages[r.storage_id].site for r in file.replicas if r.state is not ReplicaState.LOST}
-    candidates = [
-        s
-        for s in sorted(storages.values(), key=lambda s: s.storage_id)
-        if s.enabled
-        and s.site_kind is SiteKind.DATA_CENTRE
-        and s.media is policy.media
-        and s.site not in have | coming | holding
-        and s.storage_id not in file.given_up
-    ]
-    turned = _turn(candidates, file.set_id)
-    targets: list[StorageElement] = []
-    for storage in turned:
-        if len(targets) < missing and storage.site not in {t.site for t in targets}:
-            targets.append(storage)
+    targets = _targets(policy, file, storages, missing)
     blocked = ""
     if (off_site and len(targets) < missing) or not targets:
-        blocked = f"policy {policy.name} wants {policy.copies} copies on {policy.media} at distinct data centres; " + (
+        blocked = f"policy {policy.name} wants {_told(policy)}; " + (
             f"only {len(have | coming) + len(targets)} can hold one"
             + (f", transfers to {len(file.given_up)} others failed" if file.given_up else "")
         )
     return CopyPlan(copy_to=tuple(t.storage_id for t in targets), blocked=blocked)
+
+
+def _told(policy: Policy) -> str:
+    where = f" at {policy.at}" if policy.at else ""
+    apart = f", {policy.min_distance:g} km apart" if policy.min_distance else ""
+    return f"{policy.copies} copies on {policy.media}{where} at distinct data centres{apart}"
+
+
+def _targets(
+    policy: Policy, file: FileCopies, storages: Mapping[int, StorageElement], missing: int
+) -> Sequence[StorageElement]:
+    """Storages for the copies that are missing, or for as many of them as there is a place for."""
+    there = [storages[r.storage_id] for r in file.replicas if r.state is not ReplicaState.LOST]
+    there += [storages[s] for s in file.arriving]
+    centres = [s for s in there if s.site_kind is SiteKind.DATA_CENTRE]
+    taken = {s.site for s in there if policy.takes(s)}
+    candidates = [
+        s
+        for s in sorted(storages.values(), key=lambda s: s.storage_id)
+        if s.enabled
+        and policy.takes(s)
+        and s.site not in taken
+        and s.storage_id not in file.given_up
+        and all(_apart(s, other, policy.min_distance) for other in centres)
+    ]
+    turned = _turn(candidates, file.set_id)
+    for n in range(min(missing, len(turned)), 0, -1):
+        for chosen in combinations(turned, n):
+            if all(
+                one.site != other.site and _apart(one, other, policy.min_distance)
+                for one, other in combinations(chosen, 2)
+            ):
+                return chosen
+    return ()
+
+
+def _apart(one: StorageElement, other: StorageElement, km: float) -> bool:
+    """Whether two storages are so far from each other; a site whose place is not known is near everything."""
+    if km <= 0:
+        return True
+    between = distance(one, other)
+    return between is not None and between >= km
+
+
+EARTH = 6371.0
+"""Mean radius of the Earth in km."""
+
+
+def distance(one: StorageElement, other: StorageElement) -> float | None:
+    """Kilometres between the sites of two storages, on a sphere; None when the place of one is not known."""
+    if one.latitude is None or one.longitude is None or other.latitude is None or other.longitude is None:
+        return None
+    a, b = radians(one.latitude), radians(other.latitude)
+    h = sin((b - a) / 2) ** 2 + cos(a) * cos(b) * sin(radians(other.longitude - one.longitude) / 2) ** 2
+    return 2 * EARTH * asin(min(1.0, sqrt(h)))
 
 
 def may_free(
@@ -121,7 +222,7 @@ def may_free(
 
 def _free(policy: Policy, file: FileCopies, storages: Mapping[int, StorageElement], now: datetime) -> CopyPlan:
     if not policy.free_on_site:
-        return CopyPlan()
+        return CopyPlan(fulfilled=True)
     freeable: list[int] = []
     old: tuple[int, ...] = ()
     look_again: datetime | None = None
@@ -139,7 +240,7 @@ def _free(policy: Policy, file: FileCopies, storages: Mapping[int, StorageElemen
         else:
             old = tuple(r.storage_id for r in file.replicas if _counts(r, policy, storages) and _is_old(r, now))
             look_again = now + timedelta(minutes=1)
-    return CopyPlan(free=tuple(freeable), verify=old, look_again=look_again)
+    return CopyPlan(free=tuple(freeable), verify=old, look_again=look_again, fulfilled=True)
 
 
 def _is_ok(replica: Replica) -> bool:
@@ -152,12 +253,7 @@ def _is_old(replica: Replica, now: datetime) -> bool:
 
 def _counts(replica: Replica, policy: Policy, storages: Mapping[int, StorageElement]) -> bool:
     storage = storages[replica.storage_id]
-    return (
-        _is_ok(replica)
-        and storage.enabled
-        and storage.media is policy.media
-        and storage.site_kind is SiteKind.DATA_CENTRE
-    )
+    return _is_ok(replica) and storage.enabled and policy.takes(storage)
 
 
 def _turn(candidates: Sequence[StorageElement], by: int) -> list[StorageElement]:

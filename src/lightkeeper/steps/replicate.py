@@ -7,7 +7,7 @@ Worker: whenever something is unsettled. Safe to run twice: a transfer or intent
 from datetime import datetime, timedelta
 
 from lightkeeper.context import Context
-from lightkeeper.domain.policy import CopyPlan, plan_copies
+from lightkeeper.domain.policy import FilePlan, plan_file
 from lightkeeper.store import catalog, db, topology, transfers
 
 BATCH = 2000
@@ -22,37 +22,38 @@ def settle(ctx: Context) -> int:
         now = db.now(conn)
         files = transfers.take_unsettled(conn, BATCH)
         plans = [
-            (file, policies[policy_id], plan_copies(policies[policy_id], file, storages, now))
-            for file, policy_id in files
-            if policy_id is not None
+            (file, plan_file([policies[policy_id] for policy_id in file.policies], file, storages, now))
+            for file in files
+            if not file.removed
         ]
         transfers.add_transfers(
             conn,
             [
                 (file.file_id, target, policy.policy_id, policy.priority)
-                for file, policy, plan in plans
-                for target in plan.copy_to
+                for file, plan in plans
+                for target, policy in plan.copy_to
             ],
         )
-        removed = [file for file, _ in files if file.removed]
+        removed = [file for file in files if file.removed]
         transfers.no_longer_wanted(conn, [file.file_id for file in removed])
         for file in removed:
             for replica in file.replicas:
                 transfers.add_intent(conn, file, replica.storage_id, None, "replicate", "its file is Removed")
-        for file, policy, plan in plans:
+        for file, plan in plans:
             for storage_id in plan.free:
-                if not transfers.in_use(conn, file.file_id, storage_id):
+                if plan.freed_by and not transfers.in_use(conn, file.file_id, storage_id):
+                    policy = plan.freed_by
                     why = f"policy {policy.name}: {policy.copies} verified copies at distinct data centres"
                     transfers.add_intent(conn, file, storage_id, policy.policy_id, "replicate", why)
-        catalog.recheck(conn, [(file.file_id, storage_id) for file, _, plan in plans for storage_id in plan.verify])
-        transfers.look_again(conn, [(file.file_id, due) for file, _, plan in plans if (due := _due(plan, now))])
-    blocked = {plan.blocked for _, _, plan in plans if plan.blocked}
+        catalog.recheck(conn, [(file.file_id, storage_id) for file, plan in plans for storage_id in plan.verify])
+        transfers.look_again(conn, [(file.file_id, due) for file, plan in plans if (due := _due(plan, now))])
+    blocked = {plan.blocked for _, plan in plans if plan.blocked}
     for reason in blocked:
-        ctx.log.warning("copies blocked", why=reason, files=sum(plan.blocked == reason for _, _, plan in plans))
+        ctx.log.warning("copies blocked", why=reason, files=sum(plan.blocked == reason for _, plan in plans))
     return len(files)
 
 
-def _due(plan: CopyPlan, now: datetime) -> datetime | None:
+def _due(plan: FilePlan, now: datetime) -> datetime | None:
     if plan.blocked:
         return now + BLOCKED_WAIT
     return plan.look_again

@@ -10,7 +10,7 @@ from lightkeeper.domain.catalog import SiteKind
 from lightkeeper.domain.errors import NotFound
 from lightkeeper.domain.healing import remedy
 from lightkeeper.domain.names import parse_lfn
-from lightkeeper.domain.policy import may_free, plan_copies
+from lightkeeper.domain.policy import may_free, plan_file
 from lightkeeper.domain.report import ReportRow, transformation_report
 from lightkeeper.domain.states import Transformation
 from lightkeeper.store import catalog, db, invariants, provenance, reports, topology, transfers, work
@@ -56,17 +56,18 @@ def _what_blocks(conn: Connection, file_id: int) -> str:
     """Why a copy that is owed cannot be made, or the on-site replica not be freed, now; empty when nothing is owed."""
     storages = {s.storage_id: s for s in topology.storages(conn)}
     policies = {p.policy_id: p for p in topology.policies(conn)}
-    ((copies, policy_id),) = transfers.copies_of(conn, [file_id])
-    if policy_id is None:
-        return ""
+    (copies,) = transfers.copies_of(conn, [file_id])
+    mine = [policies[policy_id] for policy_id in copies.policies]
     now = db.now(conn)
-    plan = plan_copies(policies[policy_id], copies, storages, now)
+    plan = plan_file(mine, copies, storages, now)
     on_site = [r for r in copies.replicas if storages[r.storage_id].site_kind is SiteKind.OBSERVATORY]
-    if plan.blocked or not policies[policy_id].free_on_site or plan.free or not on_site:
+    frees = any(policy.free_on_site for policy in mine)
+    if plan.blocked or not frees or plan.free or not on_site:
         return plan.blocked
     if plan.look_again and plan.look_again > now and not plan.verify:
         return f"on site until {plan.look_again:%Y-%m-%d %H:%M} UTC, its minimum age"
-    return f"on site: {may_free(copies, on_site[0].storage_id, policies[policy_id].copies, storages, now)}"
+    strictest = max(policy.copies for policy in mine)
+    return f"on site: {may_free(copies, on_site[0].storage_id, strictest, storages, now)}"
 
 
 @dataclass(frozen=True, slots=True)

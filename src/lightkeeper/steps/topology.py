@@ -15,8 +15,9 @@ from ruamel.yaml.error import YAMLError
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import KeyLevel, Media, SiteKind, StorageElement
 from lightkeeper.domain.errors import Conflict, Invalid, LightkeeperError, nearest
+from lightkeeper.domain.expressions import check_keys, parse_expression
 from lightkeeper.domain.names import parse_name
-from lightkeeper.domain.policy import MIN_COPIES_TO_FREE
+from lightkeeper.domain.policy import MIN_COPIES_TO_FREE, Policy
 from lightkeeper.domain.query import Query
 from lightkeeper.domain.units import parse_rate
 from lightkeeper.store import topology
@@ -51,7 +52,7 @@ class SitePart(Part):
 
 
 class StoragePart(Part):
-    """A storage element. `ingest`: the array control delivers here."""
+    """A storage element. `ingest`: the array control delivers here. `attributes`: what storage expressions ask for."""
 
     site: str
     root: str
@@ -59,6 +60,7 @@ class StoragePart(Part):
     media: Media = Media.DISK
     ingest: bool = False
     enabled: bool = True
+    attributes: dict[str, str | int | float] = {}
 
 
 class LinkPart(Part):
@@ -79,6 +81,8 @@ class PolicyPart(Part):
     free_on_site: bool = False
     min_age_hours: float = Field(0, ge=0)
     priority: int = Field(5, ge=0, le=9)
+    at: str = ""
+    min_distance_km: float = Field(0, ge=0, le=20_100)
 
 
 class Document(Part):
@@ -179,6 +183,8 @@ def _check(ctx: Context, conn: Connection, document: Document) -> None:
                 f"policies.{name}: free_on_site needs at least {MIN_COPIES_TO_FREE} copies, not {policy.copies}",
                 hint="ask for more copies, or keep the file on site",
             )
+        if policy.at:
+            _check_places(f"policies.{name}", policy, _elements(conn, document))
         if query.jsonpath(vocabulary, KeyLevel.FILE):
             raise Invalid(
                 f"policies.{name}.files: a policy is chosen by keys that whole sets share, not by file-level keys"
@@ -190,6 +196,36 @@ def _check(ctx: Context, conn: Connection, document: Document) -> None:
                 f"storage {name} holds replicas below {used[name].root}, so its root cannot become {storage.root}",
                 hint="add a new storage and let policies fill it",
             )
+
+
+def _check_places(place: str, policy: PolicyPart, storages: list[StorageElement]) -> None:
+    """Raises Invalid for an expression that means too few data centres."""
+    try:
+        expression = parse_expression(policy.at)
+        check_keys(expression, storages)
+    except Invalid as error:
+        raise Invalid(f"{place}.at: {error.message}", hint=error.hint) from None
+    rule = Policy(0, place, policy.files, policy.copies, policy.media, at=policy.at)
+    centres = sorted({storage.site for storage in storages if rule.takes(storage)})
+    if len(centres) < policy.copies:
+        raise Invalid(
+            f"{place}.at: {policy.copies} copies on {policy.media} are wanted at '{policy.at}', "
+            f"which means {len(centres)} data centres{': ' if centres else ''}{', '.join(centres)}",
+            hint="lightkeeper storage list shows what there is",
+        )
+
+
+def _elements(conn: Connection, document: Document) -> list[StorageElement]:
+    """Storages as they will be when the document is applied."""
+    sites = {site.name: (site.kind, site.country) for site in topology.sites(conn)}
+    sites |= {name: (site.kind, site.country) for name, site in document.sites.items()}
+    storages = {storage.name: storage for storage in topology.storages(conn)}
+    for name, part in document.storages.items():
+        kind, country = sites[part.site]
+        storages[name] = StorageElement(
+            0, name, part.site, kind, part.media, part.driver, part.root, country=country, attributes=_attributes(part)
+        )
+    return list(storages.values())
 
 
 def _is_known(name: str, known: "set[str] | Any", place: str) -> None:
@@ -224,9 +260,11 @@ def _differences(conn: Connection, document: Document) -> list[str]:
             "free_on_site": policy.free_on_site,
             "min_age_hours": policy.min_age.total_seconds() / 3600,
             "priority": policy.priority,
+            "at": policy.at,
+            "min_distance_km": policy.min_distance,
         }
     want: dict[str, dict[str, Any]] = {f"site {n}": p.model_dump() for n, p in document.sites.items()}
-    want |= {f"storage {n}": p.model_dump() for n, p in document.storages.items()}
+    want |= {f"storage {n}": p.model_dump() | {"attributes": _attributes(p)} for n, p in document.storages.items()}
     want |= {
         f"link {p.source} to {p.target}": {"max_transfers": p.max_transfers, "max_rate": _rate(p)}
         for p in document.links
@@ -254,6 +292,7 @@ def _storage_part(storage: StorageElement) -> StoragePart:
         media=storage.media,
         ingest=storage.ingest,
         enabled=storage.enabled,
+        attributes=dict(storage.attributes),
     )
 
 
@@ -287,6 +326,7 @@ def _write(conn: Connection, document: Document, changes: list[str]) -> None:
             storage.root,
             storage.ingest,
             storage.enabled,
+            _attributes(storage),
         )
     for link in document.links:
         topology.put_link(conn, link.source, link.target, link.max_transfers, _rate(link))
@@ -303,9 +343,15 @@ def _write(conn: Connection, document: Document, changes: list[str]) -> None:
             policy.free_on_site,
             timedelta(hours=policy.min_age_hours),
             policy.priority,
+            policy.at,
+            policy.min_distance_km,
         )
     if any(change.startswith(("policy", "storage")) for change in changes):
         topology.assign_policies(conn)
+
+
+def _attributes(storage: StoragePart) -> dict[str, str]:
+    return {key: str(value) for key, value in storage.attributes.items()}
 
 
 def _rate(link: LinkPart) -> int | None:

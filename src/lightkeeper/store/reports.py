@@ -99,7 +99,8 @@ def overdue(conn: Connection) -> list[Overdue]:
 
 @dataclass(frozen=True, slots=True)
 class Night:
-    """One observing night: what came in and how far it is preserved. `preserved`: every copy of its policy is there."""
+    """One observing night: what came in and how far it is preserved. `preserved`: its policies have as many
+    copies as they ask for, on the media that they ask for."""
 
     night: str
     files: int
@@ -118,12 +119,13 @@ def nights(conn: Connection) -> list[Night]:
                count(*) FILTER (WHERE EXISTS (
                     SELECT FROM replica r JOIN storage USING (storage_id) JOIN site USING (site_id)
                      WHERE r.file_id = f.file_id AND site.kind = 'observatory')) AS on_site,
-               count(*) FILTER (WHERE p.copies <= (
-                    SELECT count(DISTINCT c.site_id) FROM verified_copy c WHERE c.file_id = f.file_id)) AS preserved
+               count(*) FILTER (WHERE EXISTS (SELECT FROM set_policy p WHERE p.set_id = f.set_id) AND NOT EXISTS (
+                    SELECT FROM set_policy JOIN policy p USING (policy_id)
+                     WHERE set_policy.set_id = f.set_id AND p.copies > (
+                           SELECT count(DISTINCT c.site_id) FROM verified_copy c JOIN storage o USING (storage_id)
+                            WHERE c.file_id = f.file_id AND o.media = p.media))) AS preserved
           FROM meta_set s
           JOIN file f USING (set_id)
-          LEFT JOIN set_policy USING (set_id)
-          LEFT JOIN policy p USING (policy_id)
          WHERE s.meta ? 'observing_night' AND (s.meta -> 'data_level') = '0'
          GROUP BY 1
          ORDER BY 1 DESC

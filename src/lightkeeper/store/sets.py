@@ -24,10 +24,9 @@ def name_sets(conn: Connection, metas: Sequence[str], state: File) -> list[int]:
             RETURNING set_id, state, meta),
         owed AS (
             INSERT INTO set_policy (set_id, policy_id)
-            SELECT DISTINCT ON (s.set_id) s.set_id, p.policy_id
+            SELECT s.set_id, p.policy_id
               FROM new_set s JOIN policy p ON s.meta @@ p.set_query
-             WHERE s.state <> 'Removed'
-             ORDER BY s.set_id, p.name),
+             WHERE s.state <> 'Removed'),
         in_dataset AS (
             INSERT INTO dataset_set (set_id, dataset_id)
             SELECT s.set_id, d.dataset_id

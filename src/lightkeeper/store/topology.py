@@ -54,14 +54,15 @@ def sites(conn: Connection) -> list[Site]:
 def storages(conn: Connection) -> list[StorageElement]:
     """Every storage element by id."""
     found = conn.execute("""
-        SELECT storage_id, storage.name, site.name, site.kind::text, media::text, driver, root, ingest, enabled
+        SELECT storage_id, storage.name, site.name, site.kind::text, media::text, driver, root, ingest, enabled,
+               country, latitude, longitude, attributes
           FROM storage
           JOIN site USING (site_id)
          ORDER BY storage_id
     """).fetchall()
     return [
-        StorageElement(i, name, site, SiteKind(kind), Media(media), driver, root, ingest, enabled)
-        for i, name, site, kind, media, driver, root, ingest, enabled in found
+        StorageElement(i, name, site, SiteKind(kind), Media(media), *rest)
+        for i, name, site, kind, media, *rest in found
     ]
 
 
@@ -81,16 +82,13 @@ def links(conn: Connection) -> list[Link]:
 
 
 def policies(conn: Connection) -> list[Policy]:
-    """Every policy by name, which is the order in which they are tried on a set."""
+    """Every policy by name, which is the order in which the copies they ask for are planned."""
     found = conn.execute("""
-        SELECT policy_id, name, query, copies, media::text, free_on_site, min_age, priority
+        SELECT policy_id, name, query, copies, media::text, free_on_site, min_age, priority, at, min_distance
           FROM policy
          ORDER BY name
     """).fetchall()
-    return [
-        Policy(i, name, query, copies, Media(media), free, min_age, priority)
-        for i, name, query, copies, media, free, min_age, priority in found
-    ]
+    return [Policy(i, name, query, copies, Media(media), *rest) for i, name, query, copies, media, *rest in found]
 
 
 def vocabulary(conn: Connection) -> Vocabulary:
@@ -136,17 +134,25 @@ def put_site(
 
 
 def put_storage(
-    conn: Connection, name: str, site: str, media: Media, driver: str, root: str, ingest: bool, enabled: bool
+    conn: Connection,
+    name: str,
+    site: str,
+    media: Media,
+    driver: str,
+    root: str,
+    ingest: bool,
+    enabled: bool,
+    attributes: dict[str, str],
 ) -> None:
     """Make the storage so. Its root is where its replicas lie: see `root_in_use` before changing it."""
     conn.execute(
         """
-        INSERT INTO storage (name, site_id, media, driver, root, ingest, enabled)
-        SELECT %(name)s, site_id, %(media)s::media, %(driver)s, %(root)s, %(ingest)s, %(enabled)s
+        INSERT INTO storage (name, site_id, media, driver, root, ingest, enabled, attributes)
+        SELECT %(name)s, site_id, %(media)s::media, %(driver)s, %(root)s, %(ingest)s, %(enabled)s, %(attributes)s
           FROM site WHERE name = %(site)s
         ON CONFLICT (name) DO UPDATE
            SET site_id = excluded.site_id, media = excluded.media, driver = excluded.driver, root = excluded.root,
-               ingest = excluded.ingest, enabled = excluded.enabled
+               ingest = excluded.ingest, enabled = excluded.enabled, attributes = excluded.attributes
         """,
         {
             "name": name,
@@ -156,6 +162,7 @@ def put_storage(
             "root": root,
             "ingest": ingest,
             "enabled": enabled,
+            "attributes": Jsonb(attributes),
         },
     )
 
@@ -185,17 +192,20 @@ def put_policy(
     free_on_site: bool,
     min_age: timedelta,
     priority: int,
+    at: str,
+    min_distance: float,
 ) -> None:
     """Make the policy so; `assign_policies` afterwards."""
     conn.execute(
         """
-        INSERT INTO policy (name, query, set_query, copies, media, free_on_site, min_age, priority)
+        INSERT INTO policy (name, query, set_query, copies, media, free_on_site, min_age, priority, at,
+                            min_distance)
         VALUES (%(name)s, %(query)s, %(set_query)s::jsonpath, %(copies)s, %(media)s, %(free)s, %(min_age)s,
-                %(priority)s)
+                %(priority)s, %(at)s, %(min_distance)s)
         ON CONFLICT (name) DO UPDATE
            SET query = excluded.query, set_query = excluded.set_query, copies = excluded.copies,
                media = excluded.media, free_on_site = excluded.free_on_site, min_age = excluded.min_age,
-               priority = excluded.priority
+               priority = excluded.priority, at = excluded.at, min_distance = excluded.min_distance
         """,
         {
             "name": name,
@@ -206,26 +216,27 @@ def put_policy(
             "free": free_on_site,
             "min_age": min_age,
             "priority": priority,
+            "at": at,
+            "min_distance": min_distance,
         },
     )
 
 
 def assign_policies(conn: Connection) -> int:
-    """Find again which policy each metadata set falls under, and have every file of the sets that changed, or whose
+    """Find again which policies each metadata set falls under, and have every file of the sets that changed, or whose
     policy may have changed, compared with what it is owed. Returns the number of those files."""
     conn.execute("SELECT pg_advisory_xact_lock(hashtext('transformation'))")
     conn.execute("DELETE FROM set_policy")
     conn.execute("""
         INSERT INTO set_policy (set_id, policy_id)
-        SELECT DISTINCT ON (s.set_id) s.set_id, p.policy_id
+        SELECT s.set_id, p.policy_id
           FROM meta_set s
           JOIN policy p ON s.meta @@ p.set_query
          WHERE s.state <> 'Removed'
-         ORDER BY s.set_id, p.name
     """)
     return conn.execute("""
         INSERT INTO unsettled (file_id)
-        SELECT file_id FROM file JOIN set_policy USING (set_id) ORDER BY file_id
+        SELECT file_id FROM file WHERE set_id IN (SELECT set_id FROM set_policy) ORDER BY file_id
         ON CONFLICT (file_id) DO UPDATE SET not_before = now()
     """).rowcount
 

@@ -44,8 +44,8 @@ def look_again(conn: Connection, due: Sequence[tuple[int, datetime]]) -> None:
     )
 
 
-def take_unsettled(conn: Connection, limit: int) -> list[tuple[FileCopies, int | None]]:
-    """Take up to `limit` unsettled files off the queue, lock them, and return their copies and policy.
+def take_unsettled(conn: Connection, limit: int) -> list[FileCopies]:
+    """Take up to `limit` unsettled files off the queue, lock them, and return their copies and policies.
 
     The rows are deleted first: a change that happens meanwhile waits for us and puts its file back. Names without data
     are left out: nothing can be copied.
@@ -70,15 +70,16 @@ def take_unsettled(conn: Connection, limit: int) -> list[tuple[FileCopies, int |
     return copies_of(conn, taken)
 
 
-def copies_of(conn: Connection, file_ids: Sequence[int]) -> list[tuple[FileCopies, int | None]]:
-    """The copies of these files as observed, with the id of the policy they fall under."""
+def copies_of(conn: Connection, file_ids: Sequence[int]) -> list[FileCopies]:
+    """The copies of these files as observed."""
     found = conn.execute(
         """
-        SELECT f.file_id, f.set_id, p.policy_id, s.state = 'Removed',
+        SELECT f.file_id, f.set_id, s.state = 'Removed',
+               ARRAY(SELECT policy_id FROM set_policy p JOIN policy USING (policy_id)
+                      WHERE p.set_id = f.set_id ORDER BY name),
                coalesce(r.copies, '{}'), coalesce(t.arriving, '{}'), coalesce(t.given_up, '{}')
           FROM file f
           JOIN meta_set s USING (set_id)
-          LEFT JOIN set_policy p USING (set_id)
           LEFT JOIN LATERAL (
                SELECT array_agg(json_build_array(storage_id, state, verified_at, state_since)::text) AS copies
                  FROM replica WHERE replica.file_id = f.file_id) r ON true
@@ -93,11 +94,16 @@ def copies_of(conn: Connection, file_ids: Sequence[int]) -> list[tuple[FileCopie
         (GIVEN_UP_FOR, list(file_ids)),
     ).fetchall()
     return [
-        (
-            FileCopies(file_id, set_id, tuple(_replica(c) for c in copies), tuple(arriving), tuple(given_up), removed),
-            policy_id,
+        FileCopies(
+            file_id,
+            set_id,
+            tuple(_replica(c) for c in copies),
+            tuple(arriving),
+            tuple(given_up),
+            tuple(policies),
+            removed,
         )
-        for file_id, set_id, policy_id, removed, copies, arriving, given_up in found
+        for file_id, set_id, removed, policies, copies, arriving, given_up in found
     ]
 
 
@@ -407,7 +413,7 @@ def lock_file_for_deletion(conn: Connection, intent: OpenIntent) -> FileCopies |
         id=intent.intent_id,
     ):
         return None
-    return copies_of(conn, [intent.file_id])[0][0]
+    return copies_of(conn, [intent.file_id])[0]
 
 
 def in_use(conn: Connection, file_id: int, storage_id: int) -> bool:

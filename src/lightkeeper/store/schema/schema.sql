@@ -73,7 +73,8 @@ CREATE TABLE storage (
     ingest     boolean NOT NULL DEFAULT false,     -- the array control delivers here
     name       text NOT NULL UNIQUE,
     driver     text NOT NULL,
-    root       text NOT NULL                       -- a replica lies at root || directory.path || '/' || file.name
+    root       text NOT NULL,                      -- a replica lies at root || directory.path || '/' || file.name
+    attributes jsonb NOT NULL DEFAULT '{}'         -- {key: text} for storage expressions, besides site, country, media
 );
 
 -- The way from one site to another; sites without a link between them use the defaults.
@@ -270,15 +271,18 @@ CREATE TABLE policy (
     free_on_site boolean NOT NULL DEFAULT false,         -- delete the on-site replica once that is fulfilled
     min_age      interval NOT NULL DEFAULT '0',          -- not before the on-site replica is so old
     priority     smallint NOT NULL DEFAULT 5,            -- of its transfers; small is early
+    min_distance real NOT NULL DEFAULT 0,                -- km between any two of the file's copies at data centres
     name         text NOT NULL UNIQUE,
+    at           text NOT NULL DEFAULT '',               -- storage expression; empty: any data centre
     query        jsonb NOT NULL,                         -- as written in the topology
     set_query    jsonpath NOT NULL                       -- compiled
 );
 
--- Which policy a metadata set falls under; the first by name when several match. Written once per new set.
+-- Which policies a metadata set falls under: what they ask for adds up. Written once per new set.
 CREATE TABLE set_policy (
-    set_id    bigint PRIMARY KEY,
-    policy_id smallint NOT NULL REFERENCES policy
+    set_id    bigint NOT NULL,
+    policy_id smallint NOT NULL REFERENCES policy,
+    PRIMARY KEY (set_id, policy_id)
 );
 
 -- Files whose copies changed since they were last compared with what they are owed. A row leaves when they agree
