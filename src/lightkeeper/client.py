@@ -182,6 +182,23 @@ class Client:
         """Forget a dataset, not its files; its whole name."""
         return self._post("datasets/remove", {"name": name, "dry_run": dry_run})["removed"]
 
+    # --- rules
+    def rules(self) -> list[dict[str, Any]]:
+        """Every rule, and how far it is."""
+        return self._get("rules")
+
+    def explain_rule(self, name: str) -> dict[str, Any]:
+        """A rule, its transfers, why copies are missing, and how long it will take."""
+        return self._get("rules/explain", name=name)
+
+    def add_rule(self, name: str, query: Query, copies: int, *, dry_run: bool = False, **more: Any) -> dict[str, Any]:
+        """Add a rule, with `at`, `media`, `min_distance`, `priority`, `lifetime`; copies and bytes to be made."""
+        return self._post("rules", {"name": name, "query": query, "copies": copies, "dry_run": dry_run, **more})
+
+    def remove_rule(self, name: str, *, dry_run: bool = False) -> int:
+        """Withdraw a rule; how many transfers are given up."""
+        return self._post("rules/remove", {"name": name, "dry_run": dry_run})["transfers"]
+
     # --- files that are registered: lists of any length are sent in parts
     def stat(self, names: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
         """What is known of `files`, and what `failed`: names that are not registered."""

@@ -81,6 +81,8 @@ BEFORE = {
     "read-a-report.md": WITH_TASKS_THAT_WAIT,
     "recover-after-a-crash.md": PRESERVED,
     "put-and-get-files.md": PRESERVED,
+    "register-existing-files.md": PRESERVED,
+    "work-with-datasets.md": PRESERVED,
 }
 
 

@@ -118,6 +118,12 @@ def test_what_cannot_take_a_place_is_told(world: World):
         files.supersede(world.ctx, [(A, B), (A, C)], "x")
 
 
+def test_a_newer_name_that_cannot_be_one_stops_no_other_pair(world: World):
+    world.register(A, B, C)
+    changed = files.supersede(world.ctx, [(A, "no name"), (B, C)], "x")
+    assert (changed.done, reasons(changed)) == ([B], {A: "no name is not in the catalogue"})
+
+
 def test_a_corrupted_file_is_found_by_no_query_and_feeds_no_transformation(world: World):
     world.register(A, B)
     assert files.mark_corrupted(world.ctx, [A], "bad pixels").done == [A]
@@ -165,6 +171,16 @@ def test_the_same_content_registered_again_brings_a_removed_file_back(world: Wor
     world.settle()
     world.register(A)
     assert found(world) == [A]
+
+
+def test_a_superseded_file_that_was_removed_and_comes_back_is_superseded_no_more(world: World):
+    world.register(A, B)
+    files.supersede(world.ctx, [(A, B)], "better")
+    files.remove(world.ctx, [A], "test")
+    world.settle()
+    world.register(A)
+    (known,), _ = files.stat(world.ctx, [A])
+    assert (known.state, known.superseded_by) == ("Current", None)
 
 
 def test_a_file_that_comes_back_before_its_copies_went_keeps_the_new_one(world: World):

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from lightkeeper import __version__, web
-from lightkeeper.api import content, datasets, files, find, pilots
+from lightkeeper.api import content, datasets, files, find, pilots, rules
 from lightkeeper.api.body import Body
 from lightkeeper.context import Context
 from lightkeeper.domain.errors import LightkeeperError, NotFound, Refused
@@ -180,6 +180,7 @@ def make_api(ctx: Context, token: str) -> FastAPI:
         return asdict(audit.fsck(ctx, read_bytes=read_bytes))
 
     app.include_router(find.make_router(ctx, operator))
+    app.include_router(rules.make_router(ctx, operator))
     app.include_router(datasets.make_router(ctx, operator))
     app.include_router(files.make_router(ctx, operator))
     app.include_router(content.make_router(ctx, operator))

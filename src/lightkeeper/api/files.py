@@ -8,10 +8,11 @@ from typing import Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
+from starlette.requests import ClientDisconnect
 
 from lightkeeper.api.body import Body, as_json
 from lightkeeper.context import Context
-from lightkeeper.domain.errors import Invalid
+from lightkeeper.domain.errors import Invalid, Unavailable
 from lightkeeper.steps import files
 from lightkeeper.steps.files import Changed
 from lightkeeper.steps.register import Block, Listed, Listing, read, register, start
@@ -136,6 +137,8 @@ async def _register(ctx: Context, listing: Listing, stream: AsyncIterator[bytes]
                 await under_way
             under_way = asyncio.create_task(to_thread.run_sync(register, ctx, listing, activity, block, told))
             first += len(lines)
+    except ClientDisconnect as error:
+        raise Unavailable("the list broke off", hint="register it again: what is known is not doubled") from error
     finally:
         if under_way:
             await under_way

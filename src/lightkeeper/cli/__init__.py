@@ -12,7 +12,7 @@ import structlog
 import typer
 
 from lightkeeper import __version__
-from lightkeeper.cli import datasets, demo, files, instance, metadata, topology, work
+from lightkeeper.cli import datasets, demo, files, instance, metadata, rules, topology, work
 from lightkeeper.cli.home import use_home
 from lightkeeper.cli.output import fail
 from lightkeeper.domain.errors import Invalid, LightkeeperError
@@ -51,6 +51,7 @@ topology.add_to(app)
 files.add_to(app)
 datasets.add_to(app)
 metadata.add_to(app)
+rules.add_to(app)
 work.add_to(app)
 
 

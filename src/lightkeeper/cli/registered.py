@@ -44,7 +44,8 @@ def register(
             told = api.register(lines, at=at, virtual=virtual, dry_run=dry_run)
             for key in ("added", "known", "failed"):
                 total[key] += told[key]
-            total["failures"] += [failure | {"list": str(path)} for failure in told["failures"]]
+            failures = sorted(told["failures"], key=lambda failure: failure["line"])
+            total["failures"] += [failure | {"list": str(path)} for failure in failures]
     if as_json:
         show(total, as_json=True)
     else:

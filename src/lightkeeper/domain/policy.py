@@ -36,6 +36,7 @@ class Policy:
     priority: int = 5
     at: str = ""
     min_distance: float = 0
+    expires: datetime | None = None
 
     def takes(self, storage: StorageElement) -> bool:
         """Whether a copy on this storage is one that the policy asks for."""

@@ -15,7 +15,7 @@ from lightkeeper.domain.names import parse_lfn, printable
 from lightkeeper.domain.states import File
 from lightkeeper.store import catalog, changes, datasets, lookups, sets, topology
 from lightkeeper.store.catalog import FileRow
-from lightkeeper.store.db import Connection
+from lightkeeper.store.db import Connection, until_free
 from lightkeeper.store.lookups import Found, ReplicaOf
 
 
@@ -151,7 +151,7 @@ def supersede(ctx: Context, pairs: Sequence[tuple[str, str]], why: str, *, dry_r
         changes.supersede(conn, [pair for pair in by if pair[0] in moved])
         ctx.log.info("superseded", files=len(moved), why=why)
 
-    return _change(ctx, list(newer), objections, apply, dry_run, also=newer.values())
+    return _change(ctx, list(newer), objections, apply, dry_run, also=list(newer.values()))
 
 
 def remove(ctx: Context, names: Sequence[str], why: str, *, dry_run: bool = False) -> Changed:
@@ -298,22 +298,39 @@ def _change(
 ) -> Changed:
     """Apply a change to the files that nothing speaks against. They, and those that it depends on `also`, are locked
     before they are looked at, so what was decided still holds when it is done. `alone`: nothing is registered
-    meanwhile."""
-    with ctx.db.transaction() as conn, conn.transaction(force_rollback=dry_run):
-        if alone:  # a registration that just found one of these files known must not find it gone
-            sets.hold_registration(conn)
-        lfns, failed = _checked(names)
-        ids = lookups.ids(conn, [*lfns, *_checked(also)[0]])
-        locked = set(ids)
-        changes.lock(conn, ids)
-        # What was registered since is not locked: to lock it now, out of order, could deadlock.
-        found = [file for file in lookups.find(conn, lfns) if file.file_id in locked]
-        known = {file.lfn for file in found}
-        failed += [_unknown(lfn) for lfn in lfns if lfn not in known]
-        against = objections(conn, found)
-        good = [file for file in found if file.lfn not in against]
-        if good:
-            apply(conn, good)
+    meanwhile. Files of several states are counted one state after the other, so two changes may wait for each other:
+    one of them is done again."""
+
+    def change() -> Changed:
+        with ctx.db.transaction() as conn, conn.transaction(force_rollback=dry_run):
+            return _change_locked(conn, names, objections, apply, also, alone=alone)
+
+    return until_free(change)
+
+
+def _change_locked(
+    conn: Connection,
+    names: Sequence[str],
+    objections: Objections,
+    apply: Callable[[Connection, Sequence[Found]], None],
+    also: Iterable[str],
+    *,
+    alone: bool,
+) -> Changed:
+    if alone:  # a registration that just found one of these files known must not find it gone
+        sets.hold_registration(conn)
+    lfns, failed = _checked(names)
+    ids = lookups.ids(conn, [*lfns, *_checked(also)[0]])
+    locked = set(ids)
+    changes.lock(conn, ids)
+    # What was registered since is not locked: to lock it now, out of order, could deadlock.
+    found = [file for file in lookups.find(conn, lfns) if file.file_id in locked]
+    known = {file.lfn for file in found}
+    failed += [_unknown(lfn) for lfn in lfns if lfn not in known]
+    against = objections(conn, found)
+    good = [file for file in found if file.lfn not in against]
+    if good:
+        apply(conn, good)
     failed += [Failure(lfn, error.message, error.hint) for lfn, error in sorted(against.items())]
     return Changed([file.lfn for file in good], failed)
 

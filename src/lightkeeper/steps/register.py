@@ -111,16 +111,7 @@ def register(ctx: Context, listing: Listing, activity_id: int, block: Block, tol
         told.fail(number, lfn, error)
     if not block.batch.lines:
         return
-    if listing.dry_run:
-        with ctx.db.transaction() as conn, conn.transaction(force_rollback=True):
-            names = catalog.name(conn, block.batch)
-            result = catalog.register(conn, block.batch, names, activity_id, verified=False)
-    else:
-        with ctx.db.transaction() as conn:
-            names = catalog.name(conn, block.batch)
-        with ctx.db.transaction() as conn:
-            result = catalog.register(conn, block.batch, names, activity_id, verified=False)
-            db.notify(conn, "recheck")
+    result = db.until_free(lambda: _registered(ctx, listing, activity_id, block.batch))
     told.added += len(result.added)
     told.known += len(result.known)
     taken = Conflict(
@@ -130,6 +121,18 @@ def register(ctx: Context, listing: Listing, activity_id: int, block: Block, tol
     for lfn in result.conflicts:
         told.fail(block.numbers[lfn], lfn, taken)
     ctx.log.info("list registered", added=len(result.added), known=len(result.known), failed=len(result.conflicts))
+
+
+def _registered(ctx: Context, listing: Listing, activity_id: int, batch: catalog.Batch) -> catalog.Registered:
+    if listing.dry_run:
+        with ctx.db.transaction() as conn, conn.transaction(force_rollback=True):
+            return catalog.register(conn, batch, catalog.name(conn, batch), activity_id, verified=False)
+    with ctx.db.transaction() as conn:
+        names = catalog.name(conn, batch)
+    with ctx.db.transaction() as conn:
+        result = catalog.register(conn, batch, names, activity_id, verified=False)
+        db.notify(conn, "recheck")
+    return result
 
 
 # --- lines -----------------------------------------------------------------------------------------------------

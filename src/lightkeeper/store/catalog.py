@@ -213,8 +213,9 @@ def _sort_out(conn: Connection, batch: Batch, added: int) -> Registered:
                  WHERE f.file_id = r.file_id AND (f.size, f.sha256) <> (r.size, r.sha256)
             """)
         conn.execute("""
-            DELETE FROM reg_file r USING replica p
+            DELETE FROM reg_file r USING replica p, file f, meta_set s
              WHERE r.known AND p.file_id = r.file_id AND p.storage_id = r.storage_id AND p.state = 'Available'
+               AND f.file_id = r.file_id AND s.set_id = f.set_id AND s.state <> 'Removed'
         """)
     new = conn.execute("SELECT number, file_id FROM reg_file WHERE NOT known").fetchall()
     result.added = {batch.lines[int(number)].file.lfn: file_id for number, file_id in new}

@@ -1,12 +1,13 @@
 """Connections: a pool, transactions, rows as dataclasses, and NOTIFY as the way to wake a duty at once."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg import Connection
+from psycopg.errors import DeadlockDetected
 from psycopg.rows import class_row
 from psycopg.types.enum import EnumInfo, register_enum
 from psycopg_pool import ConnectionPool, PoolTimeout
@@ -66,6 +67,13 @@ class Database:
             conn.execute("LISTEN lightkeeper")
             yield conn
 
+    @contextmanager
+    def session(self) -> Generator[Connection]:
+        """A connection of its own, without a transaction: for temporary tables and locks that live longer than one."""
+        with psycopg.connect(self.url, autocommit=True) as conn:
+            self._configure(conn)
+            yield conn
+
     def _configure(self, conn: Connection) -> None:
         """Load state columns as members of their enum."""
         if self._enums is None:
@@ -75,6 +83,14 @@ class Database:
             self._enums = [info for info in found if info]
         for info, kind in zip(self._enums, KINDS.values(), strict=True):
             register_enum(info, conn, kind, mapping={member: member.value for member in kind})
+
+
+def until_free(transaction: Callable[[], T]) -> T:
+    """Run a transaction; again when the database ended it because it and another one waited for each other."""
+    for _ in range(5):
+        with suppress(DeadlockDetected):
+            return transaction()
+    return transaction()
 
 
 def rows(conn: Connection, kind: type[T], query: LiteralString, /, **params: Any) -> list[T]:

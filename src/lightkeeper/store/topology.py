@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from psycopg import Connection
@@ -84,7 +84,8 @@ def links(conn: Connection) -> list[Link]:
 def policies(conn: Connection) -> list[Policy]:
     """Every policy by name, which is the order in which the copies they ask for are planned."""
     found = conn.execute("""
-        SELECT policy_id, name, query, copies, media::text, free_on_site, min_age, priority, at, min_distance
+        SELECT policy_id, name, query, copies, media::text, free_on_site, min_age, priority, at, min_distance,
+               expires
           FROM policy
          ORDER BY name
     """).fetchall()
@@ -194,18 +195,20 @@ def put_policy(
     priority: int,
     at: str,
     min_distance: float,
+    expires: datetime | None = None,
 ) -> None:
     """Make the policy so; `assign_policies` afterwards."""
     conn.execute(
         """
         INSERT INTO policy (name, query, set_query, copies, media, free_on_site, min_age, priority, at,
-                            min_distance)
+                            min_distance, expires)
         VALUES (%(name)s, %(query)s, %(set_query)s::jsonpath, %(copies)s, %(media)s, %(free)s, %(min_age)s,
-                %(priority)s, %(at)s, %(min_distance)s)
+                %(priority)s, %(at)s, %(min_distance)s, %(expires)s)
         ON CONFLICT (name) DO UPDATE
            SET query = excluded.query, set_query = excluded.set_query, copies = excluded.copies,
                media = excluded.media, free_on_site = excluded.free_on_site, min_age = excluded.min_age,
-               priority = excluded.priority, at = excluded.at, min_distance = excluded.min_distance
+               priority = excluded.priority, at = excluded.at, min_distance = excluded.min_distance,
+               expires = excluded.expires
         """,
         {
             "name": name,
@@ -218,6 +221,7 @@ def put_policy(
             "priority": priority,
             "at": at,
             "min_distance": min_distance,
+            "expires": expires,
         },
     )
 

@@ -85,7 +85,8 @@ def copies_of(conn: Connection, file_ids: Sequence[int]) -> list[FileCopies]:
                  FROM replica WHERE replica.file_id = f.file_id) r ON true
           LEFT JOIN LATERAL (
                SELECT array_agg(target_id) FILTER (WHERE state IN ('Waiting', 'Running')) AS arriving,
-                      array_agg(target_id) FILTER (WHERE state = 'Failed' AND state_since > now() - %s) AS given_up
+                      array_agg(target_id) FILTER (WHERE state = 'Failed' AND attempts > 0
+                                                    AND state_since > now() - %s) AS given_up
                  FROM transfer
                 WHERE transfer.file_id = f.file_id AND state <> 'Done') t ON true
          WHERE f.file_id = ANY(%s)
@@ -239,6 +240,7 @@ def lock_transfer(conn: Connection, transfer: ClaimedTransfer) -> bool:
 
 def arrived(conn: Connection, transfer: ClaimedTransfer, sha256: str) -> None:
     """The copy was read back at its target with the file's sha256: a replica from now on."""
+    unsettle(conn, [transfer.file_id])
     conn.execute(
         "UPDATE transfer SET sha256 = %s, error = NULL WHERE transfer_id = %s",
         (bytes.fromhex(sha256), transfer.transfer_id),
@@ -246,7 +248,6 @@ def arrived(conn: Connection, transfer: ClaimedTransfer, sha256: str) -> None:
     move(conn, [transfer.transfer_id], Transfer.RUNNING, Transfer.DONE)
     _count_link(conn, transfer, arrived=True)
     add_replica(conn, transfer.file_id, transfer.target_id)
-    unsettle(conn, [transfer.file_id])
     notify(conn, "input")
 
 
@@ -265,6 +266,7 @@ def add_replica(conn: Connection, file_id: int, storage_id: int) -> None:
 
 def did_not_arrive(conn: Connection, transfer: ClaimedTransfer, error: str, wait: timedelta | None) -> None:
     """The copy failed: try again after `wait`, or give up when that is None."""
+    unsettle(conn, [transfer.file_id])
     conn.execute(
         "UPDATE transfer SET error = %s, lease_until = NULL, not_before = now() + %s WHERE transfer_id = %s",
         (error, wait or timedelta(0), transfer.transfer_id),
@@ -272,7 +274,6 @@ def did_not_arrive(conn: Connection, transfer: ClaimedTransfer, error: str, wait
     target = Transfer.FAILED if wait is None else Transfer.WAITING
     move(conn, [transfer.transfer_id], Transfer.RUNNING, target, error)
     _count_link(conn, transfer, arrived=False)
-    unsettle(conn, [transfer.file_id])
 
 
 def _count_link(conn: Connection, transfer: ClaimedTransfer, *, arrived: bool) -> None:
@@ -433,6 +434,7 @@ def in_use(conn: Connection, file_id: int, storage_id: int) -> bool:
 
 def deleted(conn: Connection, intent: OpenIntent) -> None:
     """The replica is gone."""
+    unsettle(conn, [intent.file_id])
     move(conn, [intent.intent_id], Intent.APPROVED, Intent.DONE)
     conn.execute(
         """
@@ -445,7 +447,6 @@ def deleted(conn: Connection, intent: OpenIntent) -> None:
         {"file": intent.file_id, "storage": intent.storage_id, "intent": intent.intent_id},
     )
     _count_replica(conn, intent.file_id, intent.storage_id, -1)
-    unsettle(conn, [intent.file_id])
 
 
 def void(conn: Connection, intent: OpenIntent, why: str, *, gone: bool) -> None:

@@ -263,8 +263,9 @@ CREATE UNIQUE INDEX trigger_open ON trigger (storage_id, path) WHERE state = 'Ac
 CREATE INDEX trigger_queue ON trigger (not_before, trigger_id) WHERE state = 'Accepted';
 
 -- ============================================================================================ policies, transfers, deletion
--- What a class of files is owed.
+-- What a class of files is owed, by the topology or by a rule that somebody added.
 CREATE TABLE policy (
+    expires      timestamptz,                            -- nothing is owed any more from then on; NULL: for ever
     policy_id    smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     copies       smallint NOT NULL CHECK (copies > 0),   -- verified copies at distinct data centres
     media        media NOT NULL DEFAULT 'disk',
@@ -331,6 +332,62 @@ CREATE TABLE intent (
 );
 CREATE UNIQUE INDEX intent_once ON intent (file_id, storage_id) WHERE state = 'Approved';
 CREATE INDEX intent_queue ON intent (intent_id) WHERE state = 'Approved';
+
+-- ============================================================================================ audit
+-- What the audit knows of each storage. The marker lies on the storage itself, in /.lightkeeper/storage, so that another
+-- disk, or the empty folder where one should be mounted, is not taken for it.
+CREATE TABLE storage_audit (
+    storage_id  smallint PRIMARY KEY REFERENCES storage,
+    marker      uuid NOT NULL DEFAULT gen_random_uuid(),
+    marked      timestamptz,                        -- when it was written there; NULL: not yet
+    every       interval,                           -- a pass begins so often; 0: never; NULL: the setting
+    rate        bigint CHECK (rate > 0),            -- bytes per second that a pass may read; NULL: the setting
+    began       timestamptz NOT NULL DEFAULT now(), -- the last pass; before the first when the storage was taken up
+    not_before  timestamptz NOT NULL DEFAULT now(), -- then all that was read is within the rate
+    lease_until timestamptz,                        -- somebody reads here until then
+    epoch       int NOT NULL DEFAULT 0,
+    trouble     text NOT NULL DEFAULT ''            -- why nothing can be read now
+);
+
+-- One reading of every copy on a storage, by file id: at most one is under way, the others are kept as a record.
+CREATE TABLE scrub_pass (
+    pass_id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    storage_id smallint NOT NULL REFERENCES storage,
+    began      timestamptz NOT NULL DEFAULT now(),
+    ended      timestamptz,                         -- NULL: under way
+    after_id   bigint NOT NULL DEFAULT 0,           -- copies of files up to this one were dealt with
+    n_passed   bigint NOT NULL DEFAULT 0,           -- copies that were dealt with: read, or verified since it began
+    n_read     bigint NOT NULL DEFAULT 0,
+    n_bytes    bigint NOT NULL DEFAULT 0,
+    n_unread   bigint NOT NULL DEFAULT 0,           -- copies that could not be read then, which says nothing of them
+    n_faults   bigint NOT NULL DEFAULT 0
+);
+CREATE UNIQUE INDEX scrub_pass_open ON scrub_pass (storage_id) WHERE ended IS NULL;
+
+-- The last comparison of each storage's listing with the catalogue.
+CREATE TABLE comparison (
+    storage_id   smallint PRIMARY KEY REFERENCES storage,
+    began        timestamptz NOT NULL DEFAULT now(),
+    ended        timestamptz,                       -- NULL: never yet; began is when the storage was taken up
+    n_listed     bigint NOT NULL DEFAULT 0,
+    n_bytes      bigint NOT NULL DEFAULT 0,
+    n_young      bigint NOT NULL DEFAULT 0,         -- not in the catalogue, but too young to be called dark
+    n_unnamed    bigint NOT NULL DEFAULT 0,         -- their names are no text
+    n_dark       bigint NOT NULL DEFAULT 0,
+    n_dark_bytes bigint NOT NULL DEFAULT 0,
+    n_lost       bigint NOT NULL DEFAULT 0
+);
+
+-- Files that lie on a storage and are not in the catalogue, as the last comparison found them.
+CREATE TABLE dark_file (
+    storage_id smallint NOT NULL REFERENCES storage,
+    size       bigint NOT NULL,
+    modified   timestamptz NOT NULL,                -- by the storage's clock
+    first_seen timestamptz NOT NULL DEFAULT now(),
+    last_seen  timestamptz NOT NULL DEFAULT now(),
+    path       text COLLATE "C" NOT NULL,
+    PRIMARY KEY (storage_id, path)
+);
 
 -- ============================================================================================ work
 -- A graph of transformations, as one document asked for it.

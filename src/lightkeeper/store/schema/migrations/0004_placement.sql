@@ -2,6 +2,7 @@
 ALTER TABLE storage ADD COLUMN attributes jsonb NOT NULL DEFAULT '{}';
 ALTER TABLE policy ADD COLUMN min_distance real NOT NULL DEFAULT 0;
 ALTER TABLE policy ADD COLUMN at text NOT NULL DEFAULT '';
+ALTER TABLE policy ADD COLUMN expires timestamptz;
 ALTER TABLE set_policy DROP CONSTRAINT set_policy_pkey;
 ALTER TABLE set_policy ADD PRIMARY KEY (set_id, policy_id);
 INSERT INTO set_policy (set_id, policy_id)

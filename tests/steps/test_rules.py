@@ -1,0 +1,115 @@
+"""Rules: said once, they hold for the files that are there and for those that come."""
+
+import pytest
+from tests.conftest import World
+
+from lightkeeper.domain.catalog import Media
+from lightkeeper.domain.errors import Conflict, Invalid, NotFound
+from lightkeeper.steps import datasets, replicate, rules
+from lightkeeper.steps.datasets import NewDataset
+from lightkeeper.steps.rules import NewRule
+
+A, B = "/ctao/a/one.h5", "/ctao/a/two.h5"
+
+
+def gammas(world: World) -> None:
+    """Files under no policy of the topology."""
+    world.register(A, level=-1)
+
+
+@pytest.mark.feature("S3-059", "S0-024")
+def test_a_rule_makes_copies_of_what_is_there_and_of_what_comes(world: World):
+    gammas(world)
+    missing = rules.add(world.ctx, NewRule("mine", "level = -1", copies=2, at="north|east"))
+    assert missing.files == 1
+    world.settle()
+    assert set(world.copies(A)) == {"north", "east"}
+    world.register(B, level=-1)
+    world.settle()
+    assert set(world.copies(B)) == {"north", "east"}
+    rule = next(r for r in rules.find(world.ctx) if r.name == "mine")
+    assert (rule.progress.files, rule.progress.fulfilled, rule.percent) == (2, 2, 100)
+
+
+def test_a_rule_is_on_a_dataset_and_on_tape(world: World):
+    gammas(world)
+    datasets.create(world.ctx, NewDataset("mine", "level = -1"))
+    rules.add(world.ctx, NewRule("kept", "dataset = mine", copies=1, media=Media.TAPE))
+    world.settle()
+    assert set(world.copies(A)) == {"north", "vault"}
+
+
+def test_a_dry_run_tells_what_would_be_made(world: World):
+    gammas(world)
+    missing = rules.add(world.ctx, NewRule("mine", "level = -1", copies=3), dry_run=True)
+    assert missing.files == 2
+    assert "mine" not in {r.name for r in rules.find(world.ctx)}
+    assert world.value("SELECT count(*) FROM unsettled") == 0 or replicate.settle(world.ctx)
+    assert set(world.copies(A)) == {"north"}
+
+
+def test_a_rule_that_is_withdrawn_gives_up_what_did_not_begin_and_keeps_what_was_made(world: World):
+    gammas(world)
+    rules.add(world.ctx, NewRule("mine", "level = -1", copies=3))
+    replicate.settle(world.ctx)
+    assert rules.remove(world.ctx, "mine", dry_run=True) == 2
+    assert rules.remove(world.ctx, "mine") == 2
+    world.settle()
+    assert set(world.copies(A)) == {"north"}
+    with pytest.raises(NotFound, match="no rule 'mine'"):
+        rules.remove(world.ctx, "mine")
+
+
+@pytest.mark.feature("S3-063")
+def test_a_rule_whose_time_is_over_is_withdrawn_by_itself(world: World):
+    gammas(world)
+    rules.add(world.ctx, NewRule("brief", "level = -1", copies=2, lifetime=1))
+    assert rules.withdraw_expired(world.ctx) == 0
+    world.value("UPDATE policy SET expires = now() - interval '1 s' WHERE name = 'brief'")
+    assert rules.withdraw_expired(world.ctx) == 1
+    assert "brief" not in {r.name for r in rules.find(world.ctx)}
+
+
+def test_what_another_rule_asks_for_too_is_made_all_the_same(world: World):
+    gammas(world)
+    rules.add(world.ctx, NewRule("first", "level = -1", copies=2, at="north|east"))
+    rules.add(world.ctx, NewRule("second", "level < 0", copies=2, at="north|east"))
+    replicate.settle(world.ctx)
+    rules.remove(world.ctx, "first")
+    world.settle()
+    assert set(world.copies(A)) == {"north", "east"}
+
+
+def test_a_rule_says_why_a_copy_is_missing(world: World):
+    gammas(world)
+    rules.add(world.ctx, NewRule("mine", "level = -1", copies=2, at="north|east"))
+    assert rules.explain(world.ctx, "mine").reasons == [("a transfer will be made in a moment", 1)]
+    replicate.settle(world.ctx)
+    told = rules.explain(world.ctx, "mine")
+    assert told.reasons == [("a transfer is under way or waits for its turn", 1)]
+    assert [(line["state"], line["transfers"]) for line in told.transfers] == [("Waiting", 1)]
+    world.value("UPDATE storage SET enabled = false WHERE name = 'east'")
+    world.value("DELETE FROM transfer")
+    (reason,) = rules.explain(world.ctx, "mine").reasons
+    assert "only 1 can hold one" in reason[0]
+    world.value("UPDATE storage SET enabled = true WHERE name = 'east'")
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind", "told"),
+    [
+        (NewRule("raw", "level = 0", 2), Conflict, "there is a rule 'raw' already"),
+        (NewRule("x", "levle = 0", 2), Invalid, "unknown metadata key 'levle'"),
+        (NewRule("x", "", 2), Invalid, "a rule needs a condition"),
+        (NewRule("x", "number = 3", 2), Invalid, "not on file-level keys"),
+        (NewRule("x", "size > 3", 2), Invalid, "a condition on 'size' cannot be used here"),
+        (NewRule("x", "level = 0", 9), Invalid, "which means 3 data centres: East, North, South"),
+        (NewRule("x", "level = 0", 1, at="teir=2"), Invalid, "no storage has an attribute 'teir'"),
+        (NewRule("x", "level = 0", 0), Invalid, "positive number of copies"),
+        (NewRule("a b", "level = 0", 1), Invalid, "is not a name for a rule"),
+    ],
+)
+def test_a_rule_that_cannot_be_is_refused(world: World, rule: NewRule, kind: type[Exception], told: str):
+    with pytest.raises(kind) as caught:
+        rules.add(world.ctx, rule)
+    assert told in str(caught.value)
