@@ -83,6 +83,7 @@ BEFORE = {
     "put-and-get-files.md": PRESERVED,
     "register-existing-files.md": PRESERVED,
     "work-with-datasets.md": PRESERVED,
+    "say-what-files-are-owed.md": PRESERVED,
 }
 
 

@@ -54,14 +54,14 @@ def list_(as_json: AsJson = False) -> None:
     with client() as api:
         found = api.rules()
     lines = found if as_json else [_line(one) for one in found]
-    columns = ("name", "query", "copies", "media", "at", "files", "fulfilled", "missing")
+    columns = ("name", "query", "copies", "media", "where", "files", "fulfilled", "missing")
     show(lines, as_json=as_json, columns=columns, empty="no rule: lightkeeper rule add NAME QUERY --copies N")
 
 
 def _line(one: dict[str, Any]) -> dict[str, Any]:
     progress = one["progress"]
     return one | {
-        "at": one["at"] or "anywhere",
+        "where": one["at"] or "anywhere",
         "files": progress["files"],
         "fulfilled": f"{one['percent']:.1f} %" if progress["fulfilled"] < progress["files"] else "all",
         "missing": readable_bytes(progress["bytes_missing"]),
@@ -76,7 +76,10 @@ def show_(name: Name, as_json: AsJson = False) -> None:
     if name not in found:
         raise NotFound(f"there is no rule '{name}'", hint=nearest(name, found))
     one = found[name]
-    show(one if as_json else {k: v for k, v in _line(one).items() if k not in ("progress", "percent")}, as_json=as_json)
+    show(
+        one if as_json else {k: v for k, v in _line(one).items() if k not in ("at", "progress", "percent")},
+        as_json=as_json,
+    )
 
 
 @rule.command("explain")
@@ -94,13 +97,17 @@ def explain(name: Name, as_json: AsJson = False) -> None:
     out.print(f"  {progress['copies_missing']} copies are missing, {readable_bytes(progress['bytes_missing'])}")
     for line in told["transfers"]:
         error = f": {line['error']}" if line["error"] else ""
-        out.print(f"  {line['transfers']} transfers {line['state']}, {readable_bytes(line['bytes'])}{error}")
+        out.print(f"  {_n(line['transfers'], 'transfer')} {line['state']}, {readable_bytes(line['bytes'])}{error}")
     for reason in told["reasons"]:
-        out.print(f"  {reason['files']} files: {reason['why']}")
+        out.print(f"  {_n(reason['files'], 'file')}: {reason['why']}")
     if told["seconds"] is None:
         out.print("  nothing arrived in the last hour, so nobody knows how long it will take")
     else:
-        out.print(f"  about {_duration(told['seconds'])} at the rate of the last hour")
+        out.print(f"  about {_duration(told['seconds'])} at the rate of this hour")
+
+
+def _n(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _duration(seconds: float) -> str:

@@ -18,11 +18,11 @@ def settle(ctx: Context) -> int:
     """Compare a batch of unsettled files with what they are owed; return how many were looked at."""
     with ctx.db.transaction() as conn:
         storages = {s.storage_id: s for s in topology.storages(conn)}
-        policies = {p.policy_id: p for p in topology.policies(conn)}
         now = db.now(conn)
         files = transfers.take_unsettled(conn, BATCH)
+        policies = {p.policy_id: p for p in topology.policies(conn)}
         plans = [
-            (file, plan_file([policies[policy_id] for policy_id in file.policies], file, storages, now))
+            (file, plan_file([policies[i] for i in file.policies if i in policies], file, storages, now))
             for file in files
             if not file.removed
         ]

@@ -98,11 +98,12 @@ def unfulfilled(conn: Connection, policy: Policy, storage_ids: Sequence[int], li
 
 
 def rate(conn: Connection) -> float:
-    """Bytes per second that arrived in the last hour, over all links."""
+    """Bytes per second that arrived over all links, since the first arrival of the last hour."""
     found = values(
         conn,
         """
-        SELECT coalesce(sum(f.size), 0)::float / 3600
+        SELECT coalesce(sum(f.size), 0)::float
+               / greatest(60, extract(epoch FROM now() - coalesce(min(t.state_since), now())))
           FROM transfer t JOIN file f USING (file_id)
          WHERE t.state = 'Done' AND t.state_since > now() - interval '1 hour'
         """,
