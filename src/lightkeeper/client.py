@@ -79,6 +79,43 @@ class Client:
         """Every storage and what it holds."""
         return self._get("storages")
 
+    def scrubs(self, storage: str | None = None) -> list[dict[str, Any]]:
+        """How far the copies on each storage, or one, were read again."""
+        return self._get("storages/scrub", **({"storage": storage} if storage else {}))
+
+    def begin_scrub(self, storage: str) -> bool:
+        """Begin to read all copies on a storage; False when that is under way."""
+        return self._post("storages/scrub", {"storage": storage})["begun"]
+
+    def mark_storage(self, storage: str) -> None:
+        """Say that the disk below a storage's root is the storage's."""
+        self._post("storages/mark", {"storage": storage})
+
+    def compare_storage(self, storage: str, limit: int = 100) -> dict[str, Any]:
+        """List a storage and compare it with the catalogue: counts, and the first dark files and lost copies."""
+        return self._post_long("storages/compare", {"storage": storage, "limit": limit})
+
+    def dark(self, storage: str) -> Iterator[dict[str, Any]]:
+        """Dark files of a storage by path, as the last comparison found them."""
+        after = ""
+        while part := self._get("storages/dark", storage=storage, after=after):
+            yield from part
+            after = part[-1]["path"]
+
+    def adopt_dark(
+        self, storage: str, paths: Sequence[str], meta: Mapping[str, Any], *, dry_run: bool = False
+    ) -> dict[str, list[Any]]:
+        """Read dark files and register each under its path; paths `done`, and what `failed`."""
+        body = {"storage": storage, "paths": list(paths), "meta": dict(meta), "dry_run": dry_run}
+        return self._post_long("storages/dark/adopt", body)
+
+    def delete_dark(
+        self, storage: str, paths: Sequence[str], why: str, *, dry_run: bool = False
+    ) -> dict[str, list[Any]]:
+        """Delete dark files; paths `done`, and what `failed`."""
+        body = {"storage": storage, "paths": list(paths), "why": why, "dry_run": dry_run}
+        return self._post_long("storages/dark/delete", body)
+
     def traffic(self) -> list[dict[str, Any]]:
         """Completed transfers by link."""
         return self._get("traffic")
@@ -159,9 +196,9 @@ class Client:
         """Make a dataset the list of the files that it means now."""
         return self._post("datasets/freeze", {"name": name})
 
-    def release_dataset(self, name: str) -> dict[str, Any]:
+    def release_dataset(self, name: str, *, dry_run: bool = False) -> dict[str, Any]:
         """Make a frozen dataset its query again."""
-        return self._post("datasets/release", {"name": name})
+        return self._post("datasets/release", {"name": name, "dry_run": dry_run})
 
     def update_dataset(self, name: str) -> dict[str, Any]:
         """Count a dataset anew; what its counters said and what was counted."""
@@ -431,6 +468,17 @@ class Client:
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         """Every POST of the contract may be repeated: a second one changes nothing or is refused."""
         return self._try(lambda: self._http.post(f"/api/v1/{path}", json=body))
+
+    def _post_long(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Post what takes as long as it takes. It is not repeated: a second one would meet the first at work."""
+        patience = httpx.Timeout(120, read=None)
+        try:
+            answer = self._http.post(f"/api/v1/{path}", json=body, timeout=patience)
+        except httpx.TransportError as error:
+            raise Unavailable(f"{self.url} does not answer: {error}", hint="is it running? lightkeeper up") from error
+        if answer.is_error:
+            raise _error(answer)
+        return answer.json()
 
     def _try(self, call: Callable[[], httpx.Response]) -> Any:
         for attempt in range(_TRIES):

@@ -673,3 +673,13 @@ def test_errors_of_datasets_tell_what_to_do(world: World):
         with pytest.raises(LightkeeperError) as told:
             attempt()
         assert told.value.hint
+
+
+def test_a_dry_run_of_a_release_tells_what_it_would_hold_and_keeps_the_list(world: World):
+    world.register("/ctao/a/one.fits")
+    datasets.create(world.ctx, NewDataset("paper", "level = 0"))
+    datasets.freeze(world.ctx, "paper")
+    world.register("/ctao/a/two.fits")
+    assert datasets.release(world.ctx, "paper", dry_run=True).files == 2
+    kept = datasets.show(world.ctx, "paper")
+    assert (kept.status, kept.files) == ("Frozen", 1)

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from lightkeeper import __version__, web
-from lightkeeper.api import content, datasets, files, find, pilots, rules
+from lightkeeper.api import content, datasets, files, find, pilots, rules, storages as audits
 from lightkeeper.api.body import Body
 from lightkeeper.context import Context
 from lightkeeper.domain.errors import LightkeeperError, NotFound, Refused
@@ -184,6 +184,7 @@ def make_api(ctx: Context, token: str) -> FastAPI:
     app.include_router(datasets.make_router(ctx, operator))
     app.include_router(files.make_router(ctx, operator))
     app.include_router(content.make_router(ctx, operator))
+    app.include_router(audits.make_router(ctx, operator))
     app.include_router(pilots.make_router(ctx))
     web.add_pages(app, ctx)
     return app

@@ -87,7 +87,7 @@ def make_router(ctx: Context, operator: Callable[..., None]) -> APIRouter:
 
     @router.post("/release", dependencies=changing)
     def release(body: Named) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        return asdict(datasets.release(ctx, body.name))
+        return asdict(datasets.release(ctx, body.name, dry_run=body.dry_run))
 
     @router.post("/update", dependencies=changing)
     def update(body: Named) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]

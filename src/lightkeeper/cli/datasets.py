@@ -203,18 +203,18 @@ def freeze(name: Name, as_json: AsJson = False) -> None:
 
 
 @dataset.command("release")
-def release(name: Name, as_json: AsJson = False) -> None:
+def release(name: Name, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Throw a frozen dataset's list away: it is its query again."""
     with client() as api:
-        told = api.release_dataset(name)
-    _tell(told, as_json)
+        told = api.release_dataset(name, dry_run=dry_run)
+    _tell(told, as_json, verb="would be" if dry_run else "is")
 
 
-def _tell(told: dict[str, Any], as_json: bool) -> None:
+def _tell(told: dict[str, Any], as_json: bool, *, verb: str = "is") -> None:
     if as_json:
         show(told, as_json=True)
     else:
-        out.print(f"{told['name']} is {told['status']}: {_files(told['files'])}, {readable_bytes(told['bytes'])}")
+        out.print(f"{told['name']} {verb} {told['status']}: {_files(told['files'])}, {readable_bytes(told['bytes'])}")
 
 
 @dataset.command("split")

@@ -163,17 +163,20 @@ def _freeze(ctx: Context, name: str, instead: Query | None = None) -> Dataset:
     return show(ctx, row.name)
 
 
-def release(ctx: Context, name: str) -> Dataset:
-    """Throw the list of a frozen dataset away: it is its query again. A dynamic one stays as it is."""
-    with ctx.db.transaction() as conn:
+def release(ctx: Context, name: str, *, dry_run: bool = False) -> Dataset:
+    """Throw the list of a frozen dataset away: it is its query again. A dynamic one stays as it is. What it holds
+    then, or with `dry_run` would hold."""
+    with ctx.db.transaction() as conn, conn.transaction(force_rollback=dry_run):
         hold_registration(conn)
         row = datasets.dataset(conn, name)
         if row.frozen is not None:
             _refuse_used(conn, row)
             datasets.release(conn, row.dataset_id)
             _match_and_count(conn, row.dataset_id, Query.from_map(row.query, topology.vocabulary(conn)))
-    ctx.log.info("dataset released", dataset=row.name)
-    return show(ctx, row.name)
+        told = _told(conn, [datasets.dataset(conn, row.name)])[0]
+    if not dry_run:
+        ctx.log.info("dataset released", dataset=row.name)
+    return told
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from lightkeeper.domain.states import Replica as ReplicaState
 from lightkeeper.store.db import notify, rows, values
 from lightkeeper.store.transitions import move, move_replicas
 
+LOOKED_AT = 200
+"""Transfers of one storage's queue that a claim looks at."""
 GIVEN_UP_FOR = timedelta(hours=1)
 """How long no new transfer of a file is planned to a storage that all attempts to reach failed."""
 
@@ -147,35 +149,43 @@ class ClaimedTransfer:
 
 def claim_transfers(conn: Connection, limit: int, lease: timedelta) -> list[ClaimedTransfer]:
     """Start up to `limit` waiting transfers by priority, each from the best copy that exists now: a data centre's
-    before the observatory's. Links that carry as many as they may are passed over."""
+    before the observatory's. Links that carry as many as they may are passed over: of each storage's queue the first
+    LOOKED_AT are looked at, however long it is."""
     conn.execute("SELECT pg_advisory_xact_lock(hashtext('claim transfers'))")
     candidates = conn.execute(
         """
+        WITH busy AS MATERIALIZED (
+            SELECT bs.site_id AS source_site, bt.site_id AS target_site, count(*) AS running
+              FROM transfer b
+              JOIN storage bs ON bs.storage_id = b.source_id
+              JOIN storage bt ON bt.storage_id = b.target_id
+             WHERE b.state = 'Running'
+             GROUP BY 1, 2)
         SELECT t.transfer_id, source.storage_id, source.site_id, target.site_id, source.max_transfers, source.running
-          FROM transfer t
-          JOIN storage target ON target.storage_id = t.target_id AND target.enabled
-          JOIN LATERAL (
-               SELECT s.storage_id, s.site_id, coalesce(l.max_transfers, 4) AS max_transfers, busy.running
+          FROM storage target
+         CROSS JOIN LATERAL (
+               SELECT transfer_id, file_id, priority, not_before
+                 FROM transfer
+                WHERE state = 'Waiting' AND target_id = target.storage_id AND not_before <= now()
+                ORDER BY priority, not_before, transfer_id
+                LIMIT %(looked_at)s) t
+         CROSS JOIN LATERAL (
+               SELECT s.storage_id, s.site_id, coalesce(l.max_transfers, 4) AS max_transfers,
+                      coalesce(busy.running, 0) AS running
                  FROM replica r
                  JOIN storage s USING (storage_id)
                  JOIN site USING (site_id)
                  LEFT JOIN link l ON l.source_id = s.site_id AND l.target_id = target.site_id
-                 CROSS JOIN LATERAL (
-                      SELECT count(*) AS running
-                        FROM transfer b
-                        JOIN storage bs ON bs.storage_id = b.source_id
-                        JOIN storage bt ON bt.storage_id = b.target_id
-                       WHERE b.state = 'Running' AND bs.site_id = s.site_id AND bt.site_id = target.site_id) busy
+                 LEFT JOIN busy ON busy.source_site = s.site_id AND busy.target_site = target.site_id
                 WHERE r.file_id = t.file_id AND r.state = 'Available' AND s.enabled
-                  AND busy.running < coalesce(l.max_transfers, 4)
-                ORDER BY site.kind = 'data centre' DESC, busy.running, s.storage_id
-                LIMIT 1) source ON true
-         WHERE t.state = 'Waiting' AND t.not_before <= now()
+                  AND coalesce(busy.running, 0) < coalesce(l.max_transfers, 4)
+                ORDER BY site.kind = 'data centre' DESC, running, s.storage_id
+                LIMIT 1) source
+         WHERE target.enabled
          ORDER BY t.priority, t.not_before, t.transfer_id
-         LIMIT %s
-           FOR UPDATE OF t SKIP LOCKED
+         LIMIT %(limit)s
         """,
-        (limit,),
+        {"limit": limit, "looked_at": LOOKED_AT},
     ).fetchall()
     load: dict[tuple[int, int], int] = {}
     chosen: dict[int, int] = {}

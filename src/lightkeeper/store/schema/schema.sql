@@ -311,7 +311,7 @@ CREATE TABLE transfer (
     sha256      bytea,                             -- of the bytes read back at the target
     error       text
 ) WITH (fillfactor = 80);
-CREATE INDEX transfer_queue ON transfer (priority, not_before, transfer_id) WHERE state = 'Waiting';
+CREATE INDEX transfer_queue ON transfer (target_id, priority, not_before, transfer_id) WHERE state = 'Waiting';
 CREATE INDEX transfer_running ON transfer (source_id, target_id) WHERE state = 'Running';
 CREATE INDEX transfer_open ON transfer (file_id) WHERE state <> 'Done';
 CREATE UNIQUE INDEX transfer_once ON transfer (file_id, target_id) WHERE state IN ('Waiting', 'Running');

@@ -11,3 +11,6 @@ SELECT s.set_id, p.policy_id
   JOIN policy p ON s.meta @@ p.set_query
  WHERE s.state <> 'Removed'
 ON CONFLICT DO NOTHING;
+
+DROP INDEX transfer_queue;
+CREATE INDEX transfer_queue ON transfer (target_id, priority, not_before, transfer_id) WHERE state = 'Waiting';
