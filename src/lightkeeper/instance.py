@@ -8,6 +8,7 @@
 """
 
 import fcntl
+import gc
 import json
 import os
 import secrets
@@ -54,6 +55,7 @@ class Instance:
             raise
 
     def _start(self, work: bool, mover: Mover | None, log: Log | None) -> None:
+        gc.set_threshold(100_000, 20, 50)  # a list of files is a million objects that nothing points back to
         run = _run_dir(self.settings.home)
         self._stack.callback(os.close, _lock(run, WAIT_FOR_OTHER if work else 0))
         self._stack.callback((run / "instance.json").unlink, missing_ok=True)

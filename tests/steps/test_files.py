@@ -6,7 +6,7 @@ import pytest
 from tests.conftest import World
 
 from lightkeeper.domain.errors import Invalid, NotFound
-from lightkeeper.steps import audit, catalogue, datasets, files
+from lightkeeper.steps import audit, catalogue, datasets, files, replicate
 from lightkeeper.steps.catalogue import Wanted
 from lightkeeper.steps.datasets import NewDataset
 from lightkeeper.steps.files import Changed
@@ -256,6 +256,36 @@ def test_one_replica_is_forgotten_unless_it_is_the_last(world: World):
         files.unregister(world.ctx, [A], "x", at="nort")
 
 
+def test_the_last_copy_that_may_be_read_is_not_forgotten(world: World):
+    world.register(A)
+    world.value("UPDATE replica SET state = 'Suspect'")
+    assert "no other can be read" in reasons(files.unregister(world.ctx, [A], "x", at="north"))[A]
+    world.value("UPDATE replica SET state = 'Available'")
+
+
+def test_a_copy_that_is_about_to_be_deleted_is_not_forgotten(world: World):
+    for storage in ("north", "east"):
+        world.register(A, storage=storage)
+    files.remove(world.ctx, [A], "x")
+    replicate.settle(world.ctx)
+    assert "is being deleted" in reasons(files.unregister(world.ctx, [A], "x", at="north"))[A]
+    world.settle()
+    assert world.violations() == []
+
+
+def test_what_went_over_a_link_stays_counted_when_its_file_is_forgotten(world: World):
+    target = world.root / "north" / A[1:]
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b"light")
+    listed(world, line(A), at="north")
+    audit.recheck(world.ctx)
+    world.settle()
+    assert len(world.copies(A)) == 2
+    assert files.unregister(world.ctx, [A], "wrong list").done == [A]
+    assert world.violations() == []
+    assert world.value("SELECT sum(n_transfers) FROM link_count") == 1
+
+
 # --- lists ---------------------------------------------------------------------------------------------------
 @pytest.mark.feature("S0-091", "S0-039")
 def test_a_copy_on_a_list_counts_when_it_was_read(world: World):
@@ -301,6 +331,17 @@ def test_a_list_registers_all_it_can_and_tells_the_rest_by_line(world: World):
     assert found(world) == [A]
 
 
+def test_a_registration_uses_up_no_number_for_a_scope_or_directory_that_is_known(world: World):
+    world.register(A)
+    used = "SELECT (SELECT last_value FROM scope_scope_id_seq), (SELECT last_value FROM directory_dir_id_seq)"
+    with world.ctx.db.transaction() as conn:
+        before = conn.execute(used).fetchone()
+    for name in (A, B, C):
+        world.register(name)
+    with world.ctx.db.transaction() as conn:
+        assert conn.execute(used).fetchone() == before
+
+
 def test_a_list_may_be_given_twice(world: World):
     first = listed(world, line(A), at="north")
     again = listed(world, line(A), line(A), at="north")
@@ -316,3 +357,13 @@ def test_names_without_data_are_found_and_need_no_copy(world: World):
     assert (told.added, told.failed) == (2, 0)
     assert found(world, "number = 1") == ["/ctao/v/run1"]
     world.settle()
+
+
+def test_true_is_not_1_even_when_a_file_before_said_1(world: World):
+    told = listed(
+        world,
+        '{"lfn": "/ctao/v/one", "meta": {"level": 1}}',
+        '{"lfn": "/ctao/v/two", "meta": {"level": true}}',
+        virtual=True,
+    )
+    assert (told.added, [f.line for f in told.failures]) == (1, [2])

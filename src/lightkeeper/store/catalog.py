@@ -52,7 +52,7 @@ class Batch:
         """Number in the batch by canonical text."""
         self.lines: list[Line] = []
         file_level = vocabulary.file_level
-        known: dict[tuple[tuple[str, MetaValue], ...], int] = {}
+        known: dict[tuple[object, ...], int] = {}
         for file in files:
             shared = dict(file.meta)
             own = {key: shared.pop(key) for key in file_level & shared.keys()}
@@ -71,10 +71,10 @@ class Batch:
         self,
         shared: dict[str, MetaValue],
         vocabulary: Vocabulary,
-        known: dict[tuple[tuple[str, MetaValue], ...], int],
+        known: dict[tuple[object, ...], int],
     ) -> int:
         """Files of a night say the same again and again: check and write it once."""
-        said = tuple(shared.items())
+        said = (*shared.items(), *map(type, shared.values()))  # to Python true is 1, to the catalogue it is not
         try:
             return known[said]
         except KeyError:
@@ -101,16 +101,25 @@ def name(conn: Connection, batch: Batch) -> Names:
     names, and all make them in the same order, so none deadlocks."""
     share_registration(conn)
     directories = sorted(batch.directories.items())
+    # Only what is new: an insertion that finds its row there uses up a number all the same, and scopes have 32767.
     conn.execute(
-        "INSERT INTO scope (name) SELECT DISTINCT unnest(%s::text[]) AS name ORDER BY name ON CONFLICT DO NOTHING",
+        """
+        INSERT INTO scope (name)
+        SELECT DISTINCT name
+          FROM unnest(%s::text[]) AS w (name)
+         WHERE NOT EXISTS (SELECT FROM scope s WHERE s.name = w.name)
+         ORDER BY name
+        ON CONFLICT DO NOTHING
+        """,
         ([scope for _, scope in directories],),
     )
     conn.execute(
         """
         INSERT INTO directory (scope_id, path)
         SELECT scope_id, path
-          FROM unnest(%s::text[], %s::text[]) AS d (path, scope)
-          JOIN scope ON scope.name = d.scope
+          FROM unnest(%s::text[], %s::text[]) AS w (path, scope)
+          JOIN scope ON scope.name = w.scope
+         WHERE NOT EXISTS (SELECT FROM directory d WHERE d.path = w.path)
          ORDER BY path
         ON CONFLICT DO NOTHING
         """,
