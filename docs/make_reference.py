@@ -106,6 +106,7 @@ def _topology() -> str:
         ("sites", topology.SitePart),
         ("sites.computing", topology.Computing),
         ("storages", topology.StoragePart),
+        ("storages.scrub", topology.ScrubPart),
         ("links", topology.LinkPart),
         ("policies", topology.PolicyPart),
     ):
@@ -123,7 +124,7 @@ def _kind(annotation: Any) -> str:  # any type there is
         return _kind(kinds[0])
     if hasattr(annotation, "__members__"):
         return " or ".join(str(member) for member in annotation)
-    if annotation is topology.Computing:
+    if annotation in (topology.Computing, topology.ScrubPart):
         return "map, see below"
     names = {
         "str": "text",

@@ -29,7 +29,7 @@ def make_context(
         settings=settings,
         log=log or make_log(settings),
         storage_drivers=_installed("storage"),
-        mover=mover or _installed("mover")["stream"](),
+        mover=mover or _installed("mover")["tpc"](),
         executors={name: plug_in() for name, plug_in in _installed("executor").items()},
         observatories=observatories,
     )

@@ -14,7 +14,8 @@ import httpx2 as httpx
 from pydantic_core import from_json, to_json
 
 from lightkeeper import __version__
-from lightkeeper.domain.errors import LightkeeperError, Unavailable, errors_by_code
+from lightkeeper.domain.errors import Invalid, LightkeeperError, Unavailable, errors_by_code
+from lightkeeper.domain.names import printable
 
 _TRIES = 4
 _BLOCK = 1 << 20
@@ -484,6 +485,8 @@ class Client:
         for attempt in range(_TRIES):
             try:
                 answer = call()
+            except ValueError as error:  # half a character of a command line, a number that is none
+                raise Invalid(f"this cannot be sent: {printable(str(error))}") from error
             except httpx.TransportError as error:
                 if attempt + 1 == _TRIES:
                     raise Unavailable(

@@ -6,10 +6,12 @@ every other one is a metadata key, and an empty cell is no value.
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from lightkeeper.domain.catalog import Vocabulary
+from lightkeeper.domain.catalog import MetaKey, MetaValue, Vocabulary
 from lightkeeper.domain.errors import Invalid, NotFound, nearest
 from lightkeeper.domain.names import printable
 from lightkeeper.domain.values import from_text
@@ -50,24 +52,24 @@ def _ndjson(path: Path, progress: Progress) -> Iterator[bytes]:
             yield line.rstrip(b"\r\n")
 
 
-def _csv(path: Path, vocabulary: Vocabulary, progress: Progress) -> Iterator[dict[str, Any]]:
+def _csv(path: Path, vocabulary: Vocabulary, progress: Progress) -> Iterator[dict[str, Any] | bytes]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.reader(_counted(file, progress), strict=True)
         try:
             columns = next(rows, [])
             _check_columns(columns, vocabulary, str(path))
+            told = 0
             for cells in rows:
                 if not cells:
                     continue
+                yield from repeat(b"", rows.line_num - 1 - told)  # so that the server counts lines as the list does
+                told = rows.line_num
                 if len(cells) != len(columns):
                     raise Invalid(
                         f"{path}, line {rows.line_num}: {len(cells)} cells for {len(columns)} columns",
                         hint="texts with commas stand in double quotes",
                     )
-                try:
-                    yield _file(dict(zip(columns, cells, strict=True)), vocabulary)
-                except Invalid as error:
-                    raise Invalid(f"{path}, line {rows.line_num}: {error.message}", hint=error.hint) from None
+                yield _file(dict(zip(columns, cells, strict=True)), vocabulary)
         except UnicodeDecodeError as error:
             raise Invalid(f"{path}, after line {rows.line_num}: this is not UTF-8: {error.reason}") from error
         except csv.Error as error:
@@ -82,14 +84,20 @@ def _counted(lines: Iterable[str], progress: Progress) -> Iterator[str]:
 
 def _file(cells: Mapping[str, str], vocabulary: Vocabulary) -> dict[str, Any]:
     file: dict[str, Any] = {name: cells[name] for name in OF_FILE if cells.get(name)}
-    if "size" in file:
-        if not file["size"].isascii() or not file["size"].isdigit():
-            raise Invalid(f"size '{printable(file['size'])}' is no number of bytes")
+    if "size" in file and file["size"].isascii() and file["size"].isdigit():
         file["size"] = int(file["size"])
     file["meta"] = {
-        name: from_text(vocabulary.key(name), text) for name, text in cells.items() if name not in OF_FILE and text
+        name: _value(vocabulary.key(name), text) for name, text in cells.items() if name not in OF_FILE and text
     }
     return file
+
+
+def _value(key: MetaKey, text: str) -> MetaValue:
+    """What the text says; the text itself when that is no value of the key: the server refuses the line then, and takes
+    the others."""
+    with suppress(Invalid):
+        return from_text(key, text)
+    return text
 
 
 def _parquet(path: Path, vocabulary: Vocabulary, progress: Progress) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from lightkeeper.domain.errors import Invalid
+from lightkeeper.domain.units import parse_rate
+
 
 def _as_number(given: object) -> object:
     """Seconds as they come in an environment variable: '90' or '0.5'; anything else as it is."""
@@ -25,7 +28,18 @@ def _as_number(given: object) -> object:
         return given
 
 
+def _as_rate(given: object) -> object:
+    """Bytes per second of '50 MB/s'; anything else as it is."""
+    if not isinstance(given, str) or given.strip().isdigit():
+        return given
+    try:
+        return parse_rate(given)
+    except Invalid as error:
+        raise ValueError(f"{error.message}; {error.hint}") from None
+
+
 Seconds = Annotated[timedelta, BeforeValidator(_as_number)]
+Rate = Annotated[int, BeforeValidator(_as_rate)]
 
 
 class Settings(BaseSettings):
@@ -56,6 +70,23 @@ class Settings(BaseSettings):
     pilot_idle: Seconds = Field(timedelta(seconds=60), description="A pilot without work ends after so long.")
     pilot_silence: Seconds = Field(timedelta(seconds=60), description="A pilot unheard of for so long is lost.")
     heartbeat: Seconds = Field(timedelta(seconds=5), description="How often a pilot says that it is alive.")
+
+    scrub_every: Seconds = Field(
+        timedelta(days=90), ge=timedelta(0), description="How often each copy on disk is read again; 0: never."
+    )
+    scrub_rate: Rate = Field(
+        50_000_000, gt=0, description="Bytes per second that this may read of one storage; also like 50 MB/s."
+    )
+    compare_every: Seconds = Field(
+        timedelta(days=7),
+        ge=timedelta(0),
+        description="How often each storage's listing is compared with the catalogue; 0: never.",
+    )
+    dark_after: Seconds = Field(
+        timedelta(days=1),
+        ge=timedelta(0),
+        description="A file that the catalogue does not know is called dark, and may be deleted, when it is so old.",
+    )
 
     log_format: str = Field("auto", pattern="^(auto|text|json)$", description="text for people, json for machines.")
 

@@ -13,7 +13,7 @@ import psycopg
 
 from lightkeeper.context import Context
 from lightkeeper.domain.errors import LightkeeperError
-from lightkeeper.steps import audit, heal, ingest, replicate, run, transfer, transform
+from lightkeeper.steps import audit, compare, heal, ingest, replicate, rules, run, transfer, transform
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,9 @@ def duties(ctx: Context, api_url: str) -> list[Duty]:
         Duty("pilots", lambda c: run.keep_pilots(c, api_url), 2, ("job",)),
         Duty("accept", run.accept_reported, 5),
         Duty("recheck", audit.recheck, 30, ("recheck",)),
+        Duty("scrub", audit.scrub, 10, ("scrub",), 2),
+        Duty("compare", compare.compare_due, 600),
+        Duty("rules", rules.withdraw_expired, 60),
         Duty("abandoned", heal.release_abandoned, 2),
         Duty("temporaries", heal.clear_temporaries, 600),
         Duty("heal", heal.look_after_work, 5, ("task", "input")),

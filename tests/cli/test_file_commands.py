@@ -103,9 +103,6 @@ def test_a_csv_table_is_a_list(instance: Instance, cli: Cli):
         (b"lfn,particel\n", "did you mean 'particle'?"),
         (b"lfn,lfn\n", "column 'lfn' is there twice"),
         (b"lfn,size\n/a/b/c\n", "line 2: 1 cells for 2 columns"),
-        (b"lfn,size\n/a/b/c,many\n", "line 2: size 'many' is no number of bytes"),
-        (b"lfn,size\n/a/b/c,-1\n", "line 2: size '-1' is no number"),
-        (b"lfn,data_level\n/a/b/c,raw\n", "line 2: metadata key 'data_level' is of type int"),
         (b'lfn,particle\n/a/b/c,"' + b"x" * 200_000 + b'"\n', "this is no CSV: field larger than field limit"),
         (b'lfn,particle\n/a/b/c,"never closed\n', "this is no CSV: unexpected end of data"),
         (b"lfn,particle\n/a/b/c,\xff\xfe\n", "this is not UTF-8"),
@@ -115,6 +112,20 @@ def test_a_csv_table_is_a_list(instance: Instance, cli: Cli):
 def test_a_csv_table_that_is_none_is_told_with_its_line(cli: Cli, content: bytes, message: str):
     Path("bad.csv").write_bytes(content)
     assert message in cli(2, "register", "bad.csv", "--virtual")
+
+
+def test_a_cell_that_is_no_value_fails_its_line_and_no_other(instance: Instance, cli: Cli):
+    names = [f"/ctao/a/{name}" for name in ("one", "two", "three", "four")]
+    sums = [",".join(str(v) for v in facts(instance, name).values()) for name in names]
+    many = sums[0].replace(",5,", ",many,", 1)
+    Path("a.csv").write_text(
+        f'{CSV}{many},north,0,x,1\n\n{sums[1]},north,raw,x,1\n{sums[2]},north,0,"a\nb",1\n{sums[3]},north,0,x,nan\n'
+    )
+    said = cli(1, "register", "a.csv")
+    assert "a.csv, line 2: /ctao/a/one: 'size' must be the number of bytes" in said
+    assert "a.csv, line 4: /ctao/a/two: metadata key 'data_level' is of type int; 'raw' is not" in said
+    assert "a.csv, line 7: /ctao/a/four: metadata key 'thetaP' is of type float; 'nan' is not" in said
+    assert "1 registered, 0 known already, 3 failed" in said
 
 
 def test_a_parquet_table_is_a_list(instance: Instance, cli: Cli):

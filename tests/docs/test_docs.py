@@ -81,6 +81,7 @@ BEFORE = {
     "read-a-report.md": WITH_TASKS_THAT_WAIT,
     "recover-after-a-crash.md": PRESERVED,
     "put-and-get-files.md": PRESERVED,
+    "audit-a-storage.md": PRESERVED,
     "register-existing-files.md": PRESERVED,
     "work-with-datasets.md": PRESERVED,
     "say-what-files-are-owed.md": PRESERVED,

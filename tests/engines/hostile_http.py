@@ -2,12 +2,12 @@
 
 import ssl
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-Answer = tuple[int, dict[str, str], bytes]
+Answer = tuple[int, dict[str, str], bytes | Iterable[bytes]]
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Asked:
 @dataclass
 class Hostile:
     """A running server; `answer` may be set anew at any time. Content-Length is told unless the answer tells its own;
-    the connection is closed after an answer whose length is a lie."""
+    the connection is closed after an answer whose length is a lie. A body in pieces is sent piece by piece."""
 
     url: str = ""
     asked: list[Asked] = field(default_factory=list)
@@ -51,6 +51,9 @@ def hostile(host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Itera
                 self.close_connection = True
                 return
             status, headers, body = answer
+            if not isinstance(body, bytes):
+                self._send_pieces(status, headers, body)
+                return
             self.send_response(status)
             for key, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(key, value)
@@ -59,6 +62,17 @@ def hostile(host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Itera
                 self.wfile.write(body)
             if headers.get("Content-Length", str(len(body))) != str(len(body)) and self.command != "HEAD":
                 self.close_connection = True
+
+        def _send_pieces(self, status: int, headers: dict[str, str], pieces: Iterable[bytes]) -> None:
+            self.send_response(status)
+            for key, value in {"Connection": "close", **headers}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            with suppress(OSError):  # whoever asked has gone
+                self.wfile.flush()
+                for piece in pieces:
+                    self.wfile.write(piece)
+                    self.wfile.flush()
 
         def _read(self) -> bytes:
             if self.headers.get("Transfer-Encoding") == "chunked":
@@ -73,7 +87,7 @@ def hostile(host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Itera
         def log_message(self, *_: object) -> None: ...
 
         do_GET = do_PUT = do_HEAD = do_DELETE = handle_any  # noqa: N815
-        do_PROPFIND = do_MKCOL = do_MOVE = do_POST = handle_any  # noqa: N815
+        do_PROPFIND = do_MKCOL = do_MOVE = do_COPY = do_POST = handle_any  # noqa: N815
 
     server = ThreadingHTTPServer((host, 0), Handler)
     server.daemon_threads = True

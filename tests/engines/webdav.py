@@ -49,6 +49,14 @@ xrootd.async off
 http.listingdeny no
 """
 
+# It loads its third-party copies only where it can speak TLS; it then answers http and https on the same port.
+XROOTD_TPC = """
+xrd.tls {home}/certificate.pem {home}/key.pem
+xrd.tlsca certfile {home}/certificate.pem
+xrootd.tls capable none
+http.exthandler xrdtpc libXrdHttpTPC.so
+"""
+
 
 @dataclass
 class Dav:
@@ -100,8 +108,9 @@ def nginx(home: Path, keepalive: int = 75) -> Iterator[Dav]:
 
 
 @contextmanager
-def xrdhttp(_home: Path) -> Iterator[Dav]:
-    """XRootD with its HTTP protocol; as root it runs as the package's own account."""
+def xrdhttp(_home: Path, tpc: bool = False) -> Iterator[Dav]:
+    """XRootD with its HTTP protocol; as root it runs as the package's own account. With `tpc` it makes third-party
+    copies."""
     _needs("xrootd", "xrootd-server")
     # Not below pytest's folders, which only root may enter: every other pytest that starts makes them so again.
     home = Path(tempfile.mkdtemp(prefix="xrdhttp-"))
@@ -109,14 +118,16 @@ def xrdhttp(_home: Path) -> Iterator[Dav]:
     port, inner = free_port(), free_port()
     data = _data(home)
     config = home / "xrootd.cfg"
-    config.write_text(XROOTD.format(home=home, port=port, inner=inner))
+    config.write_text((XROOTD + XROOTD_TPC if tpc else XROOTD).format(home=home, port=port, inner=inner))
+    if tpc:
+        _certificate(home)
     command = ["xrootd", "-c", str(config), "-n", "dav"]
     if os.geteuid() == 0:
         try:
             account = pwd.getpwnam("xrootd")
         except KeyError:
             pytest.skip("needs the account of the Debian package xrootd-server")
-        for path in (home, data):
+        for path in (home, data, *home.glob("*.pem")):
             os.chown(path, account.pw_uid, account.pw_gid)
         command += ["-R", "xrootd"]
     try:
@@ -157,6 +168,15 @@ def _running(command: list[str], home: Path, port: int) -> Iterator[tuple[subpro
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+def _certificate(home: Path) -> None:
+    _needs("openssl")
+    files = ["-keyout", str(home / "key.pem"), "-out", str(home / "certificate.pem")]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names, *files]
+    subprocess.run(command, check=True, capture_output=True)
+    (home / "key.pem").chmod(0o400)
 
 
 def _data(home: Path) -> Path:

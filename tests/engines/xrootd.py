@@ -24,6 +24,7 @@ class XrootdServer:
     port: int
     rights: str = "r/w"
     checksums: bool = True
+    tpc: bool = False
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -52,6 +53,7 @@ class XrootdServer:
         """Start it, or start it again, and wait until it answers."""
         config = self.home / "xrootd.cfg"
         checksums = "xrootd.chksum max 4 adler32\n" if self.checksums else ""
+        tpc = "ofs.tpc ttl 15 30 autorm xfr 20 pgm /usr/bin/xrdcp --server\n" if self.tpc else ""
         config.write_text(
             f"xrd.port {self.port}\n"
             "xrd.network nodnr\n"
@@ -59,7 +61,7 @@ class XrootdServer:
             f"oss.localroot {self.home}\n"
             f"all.adminpath {self.home}/admin\n"
             f"all.pidpath {self.home}/admin\n"
-            f"{checksums}"
+            f"{checksums}{tpc}"
             "ofs.persist auto hold 0\n"
         )
         account = {"user": "nobody", "group": pwd.getpwnam("nobody").pw_gid, "extra_groups": []}
@@ -95,13 +97,15 @@ class XrootdServer:
 
 
 @contextmanager
-def xrootd(rights: str = "r/w", *, checksums: bool = True) -> Iterator[XrootdServer]:
-    """A running server with nothing in it."""
+def xrootd(rights: str = "r/w", *, checksums: bool = True, tpc: bool = False) -> Iterator[XrootdServer]:
+    """A running server with nothing in it; with `tpc` it makes third-party copies."""
     if shutil.which("xrootd") is None:
         pytest.skip("xrootd is not installed: apt-get install xrootd-server")
+    if tpc and not Path("/usr/bin/xrdcp").exists():
+        pytest.skip("xrdcp is not installed: apt-get install xrootd-client")
     # Not pytest's own folder: the server's account may not enter it, and its path may be too long for a socket.
     home = Path(tempfile.mkdtemp(prefix="lk-xrootd-"))
-    server = XrootdServer(home, free_port(), rights, checksums)
+    server = XrootdServer(home, free_port(), rights, checksums, tpc)
     try:
         home.chmod(0o755)
         for name in ("data", "admin"):

@@ -93,7 +93,7 @@ def noise(size: int, seed: int = 1) -> bytes:
 
 
 def arrivals(world: World) -> list[Path]:
-    return [p for p in world.root.glob("*/.lightkeeper/**/*") if p.is_file()]
+    return [p for p in world.root.glob("*/.lightkeeper/*/**/*") if p.is_file()]
 
 
 @dataclass

@@ -1,13 +1,16 @@
 """Rules: said once, they hold for the files that are there and for those that come."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from tests.conftest import World
 
 from lightkeeper.domain.catalog import Media
 from lightkeeper.domain.errors import Conflict, Invalid, NotFound
-from lightkeeper.steps import datasets, replicate, rules
+from lightkeeper.steps import audit, datasets, replicate, rules
 from lightkeeper.steps.datasets import NewDataset
 from lightkeeper.steps.rules import NewRule
+from lightkeeper.store.sets import share_policies
 
 A, B = "/ctao/a/one.h5", "/ctao/a/two.h5"
 
@@ -95,6 +98,39 @@ def test_a_rule_says_why_a_copy_is_missing(world: World):
     world.value("UPDATE storage SET enabled = true WHERE name = 'east'")
 
 
+def test_a_copy_that_was_only_reported_fulfils_no_rule(world: World):
+    gammas(world)
+    world.value("UPDATE replica SET verified_at = 'epoch'")
+    rules.add(world.ctx, NewRule("mine", "level = -1", copies=1, at="north"))
+    told = rules.explain(world.ctx, "mine")
+    assert told.rule.progress.fulfilled == 0
+    assert told.reasons == [("a copy was reported and is still to be read", 1)]
+    audit.recheck(world.ctx)
+    assert rules.explain(world.ctx, "mine").rule.progress.fulfilled == 1
+
+
+def test_what_is_being_planned_for_a_rule_is_given_up_with_it(world: World):
+    gammas(world)
+    rules.add(world.ctx, NewRule("mine", "level = -1", copies=2))
+    with ThreadPoolExecutor() as threads:
+        with world.ctx.db.transaction() as conn:  # as a worker that is slow
+            share_policies(conn)
+            removed = threads.submit(rules.remove, world.ctx, "mine")
+            with pytest.raises(TimeoutError):
+                removed.result(0.3)
+            conn.execute(
+                """
+                INSERT INTO transfer (file_id, target_id, policy_id)
+                SELECT file_id, storage_id, policy_id
+                  FROM file, storage, policy
+                 WHERE storage.name = 'east' AND policy.name = 'mine'
+                """
+            )
+        assert removed.result(10) == 1
+    world.settle()
+    assert set(world.copies(A)) == {"north"}
+
+
 @pytest.mark.parametrize(
     ("rule", "kind", "told"),
     [
@@ -106,6 +142,8 @@ def test_a_rule_says_why_a_copy_is_missing(world: World):
         (NewRule("x", "level = 0", 9), Invalid, "which means 3 data centres: East, North, South"),
         (NewRule("x", "level = 0", 1, at="teir=2"), Invalid, "no storage has an attribute 'teir'"),
         (NewRule("x", "level = 0", 0), Invalid, "positive number of copies"),
+        (NewRule("x", "level = 0", 2, min_distance=100), Invalid, "no 2 of the data centres East, North, South are"),
+        (NewRule("x", "level = 0", 1, lifetime=1e300), Invalid, "a lifetime is at most"),
         (NewRule("a b", "level = 0", 1), Invalid, "is not a name for a rule"),
     ],
 )

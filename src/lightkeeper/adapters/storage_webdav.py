@@ -52,6 +52,7 @@ _MOVED = {301, 302, 307, 308}
 _HOPS = 4
 _TRIES = 3
 _PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+_PATIENCE = httpx.Timeout(remote.ANSWER_SECONDS, connect=remote.CONNECT_SECONDS)
 _BROKEN = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 _PROPERTIES = (
     b'<?xml version="1.0" encoding="utf-8"?><D:propfind xmlns:D="DAV:"><D:prop>'
@@ -176,6 +177,45 @@ class WebdavStorage:
         parts = remote.parts_of(self.name, path)
         self._file(parts, "read", path)
         return self._heads(parts, "read", path).adler32
+
+    # --- copies between servers --------------------------------------------------------------------------
+    @property
+    def keeps_secrets(self) -> bool:
+        """Whether what it is sent can be read by nobody on the way."""
+        return self._origin.startswith("https:") or _is_local(urlsplit(self._origin).hostname or "")
+
+    def address(self, path: str) -> str:
+        """The file's whole address, as one server is told of a file of another."""
+        return str(self._url(remote.parts_of(self.name, path)))
+
+    def make_room(self, path: str) -> None:
+        """Make the collections above `path`, as far as they are missing; never the base itself."""
+        self._make(remote.parts_of(self.name, path)[:-1], path)
+
+    @contextmanager
+    def copying(
+        self, path: str, headers: Mapping[str, str], *, handing_on: Credentials, silence: float
+    ) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """Ask the server to copy `path` from or to another, which it shows the token of `handing_on`; gives the status
+        and what it tells while it copies. Unavailable when it says nothing for `silence` seconds. A server that sends
+        this elsewhere within the same protocol decides itself who sees that token."""
+        url = self._url(remote.parts_of(self.name, path))
+        patience = httpx.Timeout(silence, connect=remote.CONNECT_SECONDS)
+        token = handing_on.token()
+        shown = {"TransferHeaderAuthorization": f"Bearer {token.reveal()}"} if token else {}
+        with self._exchange(
+            "COPY", url, "write", path, headers={**headers, **shown}, follow=True, patience=patience
+        ) as answer:
+            yield answer.status_code, self._pieces(answer, path, patience)
+
+    def _pieces(self, answer: httpx.Response, path: str, patience: httpx.Timeout) -> Iterator[bytes]:
+        raw = answer.iter_raw()
+        while True:
+            with self._failures("write", path, patience):
+                piece = next(raw, b"")
+            if not piece:
+                return
+            yield piece
 
     # --- sending -----------------------------------------------------------------------------------------
     def _send(self, parts: Sequence[str], path: str, chunks: Iterator[bytes]) -> None:
@@ -491,13 +531,14 @@ class WebdavStorage:
         content: bytes | Iterator[bytes] | None = None,
         follow: bool = False,
         again: bool = False,
+        patience: httpx.Timeout = _PATIENCE,
     ) -> Iterator[httpx.Response]:
         """One request and its answer, whose body is not yet read. Sent once more when the connection broke, if that
         cannot do it twice."""
         again = again or (method != "MOVE" and (content is None or isinstance(content, bytes)))
         hops = _HOPS if follow else 0
         while True:
-            answer = self._answer(method, url, headers or {}, content, doing, path, again)
+            answer = self._answer(method, url, headers or {}, content, doing, path, again, patience)
             try:
                 if not (hops and answer.status_code in _MOVED):
                     if answer.headers.get("Content-Encoding", "identity") != "identity":
@@ -518,11 +559,12 @@ class WebdavStorage:
         doing: str,
         path: str,
         again: bool,
+        patience: httpx.Timeout,
     ) -> httpx.Response:
         server = self._server()
-        request = server.http.build_request(method, url, headers=dict(headers), content=content)
+        request = server.http.build_request(method, url, headers=dict(headers), content=content, timeout=patience)
         auth = _Showing(server.credentials) if self._is_own(url) else None
-        with self._failures(doing, path):
+        with self._failures(doing, path, patience):
             try:
                 return server.http.send(request, stream=True, auth=auth)
             except _BROKEN:
@@ -579,7 +621,7 @@ class WebdavStorage:
 
     # --- failures ----------------------------------------------------------------------------------------
     @contextmanager
-    def _failures(self, doing: str, path: str) -> Iterator[None]:
+    def _failures(self, doing: str, path: str, patience: httpx.Timeout = _PATIENCE) -> Iterator[None]:
         """Turn what the HTTP library raises inside into the errors that storages promise, in our own words: its own
         may hold addresses with keys in them."""
         try:
@@ -589,7 +631,7 @@ class WebdavStorage:
                 doing, path, f"no connection within {remote.CONNECT_SECONDS:.0f} s", _Lost
             ) from None
         except (httpx.ReadTimeout, httpx.WriteTimeout):
-            raise self._unavailable(doing, path, f"no answer within {remote.ANSWER_SECONDS:.0f} s", _Lost) from None
+            raise self._unavailable(doing, path, f"no answer within {patience.read:.0f} s", _Lost) from None
         except httpx.PoolTimeout:
             raise self._unavailable(doing, path, "all connections to it are busy") from None
         except httpx.ConnectError as error:
@@ -674,7 +716,7 @@ def _server(where: str, credentials: Credentials, _certificate_version: int, _pr
             ) from None
     http = httpx.Client(
         verify=verify,
-        timeout=httpx.Timeout(remote.ANSWER_SECONDS, connect=remote.CONNECT_SECONDS),
+        timeout=_PATIENCE,
         limits=httpx.Limits(max_connections=remote.CONNECTIONS, max_keepalive_connections=remote.CONNECTIONS),
         headers={"Accept-Encoding": "identity", "Accept": "*/*", "User-Agent": "lightkeeper"},
         trust_env=False,

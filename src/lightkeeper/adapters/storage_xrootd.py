@@ -217,6 +217,10 @@ class XrootdStorage:
             return None
         return digits.lower().zfill(8)
 
+    def address(self, path: str) -> str:
+        """The file's whole address, as one server is told of a file of another."""
+        return f"{self._server}/{self._remote(path)}"
+
     # --- helpers -----------------------------------------------------------------------------------------
     def _fill(self, temporary: str, path: str, chunks: Iterable[bytes]) -> int:
         """Write `chunks` to the new file `temporary`; it is complete on the server when this returns."""

@@ -11,15 +11,18 @@ from typing import Annotated, Any
 
 import psycopg
 from fastapi import Depends, FastAPI, Header, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from lightkeeper import __version__, web
-from lightkeeper.api import content, datasets, files, find, pilots, rules, storages as audits
+from lightkeeper.api import content, datasets, files, find, pilots, rules
+from lightkeeper.api import storages as audits
 from lightkeeper.api.body import Body
 from lightkeeper.context import Context
 from lightkeeper.domain.errors import LightkeeperError, NotFound, Refused
+from lightkeeper.domain.names import printable
 from lightkeeper.steps import audit, produce, report, topology
 from lightkeeper.store import reports
 
@@ -56,6 +59,17 @@ def make_api(ctx: Context, token: str) -> FastAPI:
     def _(_request: Request, error: LightkeeperError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
         content = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
         return JSONResponse(content, STATUS.get(error.code, HTTPStatus.INTERNAL_SERVER_ERROR))
+
+    @app.exception_handler(RequestValidationError)
+    def _(_request: Request, error: RequestValidationError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+        first = error.errors()[0]  # its input is not told: it may be anything, also what JSON cannot say
+        told = f"{printable('.'.join(map(str, first['loc'])))}: {printable(first['msg'])}"
+        return JSONResponse({"error": {"code": "invalid", "message": told, "hint": ""}}, STATUS["invalid"])
+
+    @app.exception_handler(UnicodeEncodeError)
+    def _(_request: Request, _error: UnicodeEncodeError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+        told = "a text holds half a character"
+        return JSONResponse({"error": {"code": "invalid", "message": told, "hint": ""}}, STATUS["invalid"])
 
     @app.exception_handler(psycopg.DataError)
     def _(_request: Request, error: psycopg.DataError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]

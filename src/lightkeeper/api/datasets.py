@@ -17,10 +17,15 @@ class Named(Body):
     """A dataset by its name, whole or as far as it is unique."""
 
     name: str
+
+
+class Tried(Named):
+    """A change of a dataset; with `dry_run` it is only told what it would do."""
+
     dry_run: bool = False
 
 
-class New(Named):
+class New(Tried):
     """A dataset to be made."""
 
     query: str | dict[str, Any]
@@ -33,7 +38,7 @@ class Description(Named):
     description: str
 
 
-class Split(Named):
+class Split(Tried):
     """Fractions like `0.5,0.25,0.25`, and the names of the parts."""
 
     fractions: str
@@ -86,7 +91,7 @@ def make_router(ctx: Context, operator: Callable[..., None]) -> APIRouter:
         return asdict(datasets.freeze(ctx, body.name))
 
     @router.post("/release", dependencies=changing)
-    def release(body: Named) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    def release(body: Tried) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         return asdict(datasets.release(ctx, body.name, dry_run=body.dry_run))
 
     @router.post("/update", dependencies=changing)
@@ -103,7 +108,7 @@ def make_router(ctx: Context, operator: Callable[..., None]) -> APIRouter:
         return [asdict(part) for part in parts]
 
     @router.post("/remove", dependencies=changing)
-    def remove(body: Named) -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
+    def remove(body: Tried) -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
         return {"removed": datasets.remove(ctx, body.name, dry_run=body.dry_run)}
 
     return router

@@ -66,6 +66,8 @@ def main() -> None:
         sys.exit(1)
     except FileNotFoundError as error:
         sys.exit(fail(Invalid(f"there is no file {error.filename}")))
+    except UnicodeEncodeError as error:
+        sys.exit(fail(Invalid(f"a text on the command line is not UTF-8: {error.reason}")))
     except UnicodeDecodeError as error:
         sys.exit(fail(Invalid(f"this is not a text file: {error}")))
     except OSError as error:

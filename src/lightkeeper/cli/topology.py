@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lightkeeper.cli import storage as audit
 from lightkeeper.cli.home import client
 from lightkeeper.cli.output import AsJson, DryRun, out, show
 
@@ -33,7 +34,7 @@ def apply(
 def storages(as_json: AsJson = False) -> None:
     """List storages and what they hold."""
     with client() as api:
-        columns = ("storage", "site", "kind", "media", "enabled", "files", "bytes", "odd")
+        columns = ("storage", "site", "kind", "media", "enabled", "files", "bytes", "odd", "dark")
         show(api.storages(), as_json=as_json, columns=columns, empty="no storage yet: lightkeeper apply FILE")
 
 
@@ -48,4 +49,5 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     app.command()(apply)
     app.command()(traffic)
+    audit.add_to(storage)
     app.add_typer(storage, name="storage")

@@ -8,7 +8,7 @@ from math import isfinite
 from typing import Any, TypeAlias
 
 from lightkeeper.domain.errors import Invalid, nearest
-from lightkeeper.domain.names import Fixity, Lfn
+from lightkeeper.domain.names import Fixity, Lfn, printable
 from lightkeeper.domain.states import Replica as ReplicaState
 
 MetaValue: TypeAlias = str | int | float | bool | list[Any] | dict[str, Any]
@@ -54,7 +54,7 @@ class Vocabulary:
         try:
             return self._keys[name]
         except KeyError:
-            raise Invalid(f"unknown metadata key '{name}'", hint=nearest(name, self._keys)) from None
+            raise Invalid(f"unknown metadata key '{printable(name)}'", hint=nearest(name, self._keys)) from None
 
     def split(self, meta: Mapping[str, MetaValue]) -> tuple[dict[str, MetaValue], dict[str, MetaValue]]:
         """`meta`, checked and normalised, as (set-level values, file-level values)."""
@@ -75,8 +75,13 @@ class Vocabulary:
         return sorted(self._keys.values(), key=lambda key: key.name)
 
 
-def is_storable(value: object) -> bool:
-    """Whether a JSON value can be kept: texts without NUL and lone surrogates, numbers that are finite."""
+MAX_NESTING = 100
+
+
+def is_storable(value: object, depth: int = 0) -> bool:
+    """Whether a JSON value can be kept: texts without NUL and lone surrogates, finite numbers, not nested too deep."""
+    if depth > MAX_NESTING:
+        return False
     if isinstance(value, float):
         return isfinite(value)
     if isinstance(value, str):
@@ -85,9 +90,9 @@ def is_storable(value: object) -> bool:
         except UnicodeEncodeError:
             return False
     if isinstance(value, list):
-        return all(is_storable(part) for part in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return all(is_storable(part, depth + 1) for part in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     if isinstance(value, dict):
-        return all(is_storable(k) and is_storable(v) for k, v in value.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return all(is_storable(k) and is_storable(v, depth + 1) for k, v in value.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     return True
 
 
@@ -101,7 +106,7 @@ def normalise(key: MetaKey, value: object) -> MetaValue:
     if not is_storable(value):
         raise Invalid(
             f"metadata key '{key.name}' holds a character that no catalogue can keep (NUL or half a character), "
-            "or a number that is none"
+            f"or a number that is none, or is nested deeper than {MAX_NESTING}"
         )
     match key.type, value:
         case KeyType.BOOL, bool():

@@ -58,8 +58,8 @@ def read_fractions(text: str) -> list[Decimal]:
         fractions = [Decimal(part.strip()) for part in text.split(",")]
     except InvalidOperation:
         raise Invalid(f"'{printable(text)}' are no fractions", hint="write them like 0.5,0.25,0.25") from None
-    if not all(part.is_finite() and part > 0 for part in fractions):
-        raise Invalid("each fraction must be more than 0")
+    if not all(part.is_finite() and 0 < part <= 1 for part in fractions):
+        raise Invalid("each fraction must be more than 0, and at most 1")
     if sum(fractions) != 1:
         raise Invalid(f"the fractions sum to {sum(fractions)}, not to 1", hint="0.1,0.2,0.7 sum to 1 exactly here")
     return fractions

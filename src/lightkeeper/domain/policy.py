@@ -179,6 +179,15 @@ def _targets(
     return ()
 
 
+def are_apart(storages: Sequence[StorageElement], n: int, km: float) -> bool:
+    """Whether `n` of these storages are at sites so far from each other."""
+    by_site = {storage.site: storage for storage in storages}
+    return any(
+        all(_apart(one, other, km) for one, other in combinations(chosen, 2))
+        for chosen in combinations(by_site.values(), n)
+    )
+
+
 def _apart(one: StorageElement, other: StorageElement, km: float) -> bool:
     """Whether two storages are so far from each other; a site whose place is not known is near everything."""
     if km <= 0:

@@ -732,7 +732,7 @@ def _from_json(node: Any, vocabulary: Vocabulary, depth: int) -> Tree:
         raise Invalid("a condition needs 'op', and either 'key' or 'file'", hint=", ".join(_FIELDS))
     if "file" in told:
         word = told["file"]
-        if word not in WORDS or "path" in told:
+        if not isinstance(word, str) or word not in WORDS or "path" in told:
             raise Invalid(f"the catalogue knows no '{printable(str(word))}' of a file", hint=nearest(str(word), WORDS))
         return file_condition(Word(word), read_op(told["op"], word), told.get("value"))
     path: Any = told.get("path", [])

@@ -1,6 +1,7 @@
 """Amounts of data as people write and read them."""
 
 import re
+from datetime import timedelta
 
 from lightkeeper.domain.errors import Invalid
 
@@ -22,3 +23,33 @@ def parse_rate(text: str) -> int:
     if match is None or match[2].lower() not in _PER_SECOND or float(match[1]) <= 0:
         raise Invalid(f"'{text}' is not a rate", hint="write it like '1 Gbit/s' or '100 MB/s'")
     return int(float(match[1]) * _PER_SECOND[match[2].lower()])
+
+
+_SECONDS = {"d": 86400, "h": 3600, "min": 60, "s": 1}
+
+
+def parse_time(text: str) -> timedelta:
+    """The time of '90 d', '12 h', '30 min' or '5 s'; none for 'never' and '0'; raises Invalid."""
+    if text.strip().lower() in ("never", "0"):
+        return timedelta(0)
+    match = re.fullmatch(r"\s*([0-9]{1,6}(?:\.[0-9]{1,6})?)\s*([a-z]+)\s*", text)
+    if match is None or match[2] not in _SECONDS:
+        raise Invalid(f"'{text}' is not a time", hint="write it like '90 d', '12 h', or 'never'")
+    return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+
+
+def exact_time(time: timedelta) -> str:
+    """'90 d': as `parse_time` reads it, nothing rounded away."""
+    seconds = time.total_seconds()
+    if not seconds:
+        return "never"
+    unit = next((unit for unit, size in _SECONDS.items() if seconds % size == 0), "s")
+    return f"{seconds / _SECONDS[unit]:g} {unit}"
+
+
+def exact_rate(rate: int) -> str:
+    """'50 MB/s': as `parse_rate` reads it, nothing rounded away."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if rate % size == 0:
+            return f"{rate // size} {unit}/s"
+    return f"{rate} B/s"

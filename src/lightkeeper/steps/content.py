@@ -35,6 +35,7 @@ from lightkeeper.domain.fixity import CHUNK, Sums, chunks_of, fixity_of
 from lightkeeper.domain.names import Fixity, Lfn, parse_lfn, printable
 from lightkeeper.domain.states import Replica
 from lightkeeper.ports import Entry, Storage
+from lightkeeper.steps import markers
 from lightkeeper.steps.transfer import ARRIVALS
 from lightkeeper.store import catalog, promotion, provenance, topology, transfers, transitions
 from lightkeeper.store.catalog import FileRow
@@ -181,7 +182,7 @@ def _chunks(
 def _did_not_read(ctx: Context, file: FileRow, element: StorageElement, error: LightkeeperError) -> LightkeeperError:
     """A copy that did not read counts no more until it is audited; a storage that does not answer says nothing."""
     ctx.log.warning("copy not read", file=file.lfn, at=element.name, why=error.message)
-    if not isinstance(error, Unavailable):
+    if not isinstance(error, Unavailable) and markers.is_there(ctx, element):
         replica = (file.file_id, element.storage_id)
         with ctx.db.transaction() as conn:
             if transitions.move_replicas(conn, [replica], Replica.AVAILABLE, Replica.SUSPECT, error.message):
@@ -275,6 +276,7 @@ def put(ctx: Context, wanted: Wanted, chunks: Iterable[bytes]) -> Stored:
     if state is Put.KNOWN and file is not None:
         return Stored(lfn, element.name, state, file.size, file.sha256, file.adler32)
     storage = ctx.storage(element)
+    markers.ensure(ctx, element)  # else the bytes would lie below the mount point, and count
     arrival = f"{ARRIVALS}/put-{uuid4().hex}"
     try:
         fixity = _taken_in(storage, arrival, wanted, chunks)

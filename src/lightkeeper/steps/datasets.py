@@ -6,6 +6,7 @@ changes them, so number and bytes are always right. A frozen one is the list of 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from tempfile import SpooledTemporaryFile
 from typing import Any
@@ -31,7 +32,7 @@ from lightkeeper.domain.values import from_text
 from lightkeeper.steps.catalogue import compiled, read_query
 from lightkeeper.store import catalog, changes, datasets, queries, topology
 from lightkeeper.store.datasets import DatasetRow
-from lightkeeper.store.db import Connection
+from lightkeeper.store.db import Connection, until_free
 from lightkeeper.store.queries import Plan, Size, Usage
 from lightkeeper.store.sets import hold_registration
 
@@ -273,10 +274,7 @@ def split(
     if not dry_run:
         for part, ids in parts:
             for begin in range(0, len(ids), CHANGED_AT_ONCE):
-                with ctx.db.transaction() as conn:
-                    changes.set_metadata(
-                        conn, ids[begin : begin + CHANGED_AT_ONCE], {SPLIT_KEY: part.value}, (), vocabulary
-                    )
+                until_free(partial(_label, ctx, ids[begin : begin + CHANGED_AT_ONCE], part.value, vocabulary))
         for one, (part, _) in zip(new, parts, strict=True):
             _create_if_new(ctx, one)
             if row.frozen is not None:
@@ -293,6 +291,11 @@ def _check_part(conn: Connection, part: NewDataset, *, again: bool) -> None:
         raise _is_there(part.name)
     if there is not None and there.frozen is not None and again:
         raise Conflict(f"{part.name} is frozen, so its files stay", hint=f"lightkeeper dataset release {part.name}")
+
+
+def _label(ctx: Context, file_ids: Sequence[int], label: str, vocabulary: Vocabulary) -> None:
+    with ctx.db.transaction() as conn:
+        changes.set_metadata(conn, file_ids, {SPLIT_KEY: label}, (), vocabulary)
 
 
 def _with(query: Query, key: MetaKey, value: str) -> Query:

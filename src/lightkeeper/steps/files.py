@@ -199,9 +199,10 @@ def unregister(
                 objections[file.lfn] = NotFound(f"it has no copy recorded at {at}")
             elif state == "Deleting":
                 objections[file.lfn] = Conflict(f"its copy at {at} is being deleted")
-            elif state == "Available" and file.copies < 2:
+            elif file.state is not File.REMOVED and file.copies <= (state == "Available"):
                 objections[file.lfn] = Refused(
-                    f"its copy at {at} is the only one the catalogue knows", hint="copy it elsewhere first"
+                    f"its copy at {at} is the only one the catalogue knows, or no other can be read",
+                    hint="copy it elsewhere first; without --at the file itself is taken out",
                 )
         return objections
 

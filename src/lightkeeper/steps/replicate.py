@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from lightkeeper.context import Context
 from lightkeeper.domain.policy import FilePlan, plan_file
 from lightkeeper.store import catalog, db, topology, transfers
+from lightkeeper.store.sets import share_policies
 
 BATCH = 2000
 BLOCKED_WAIT = timedelta(minutes=1)
@@ -17,6 +18,7 @@ BLOCKED_WAIT = timedelta(minutes=1)
 def settle(ctx: Context) -> int:
     """Compare a batch of unsettled files with what they are owed; return how many were looked at."""
     with ctx.db.transaction() as conn:
+        share_policies(conn)
         storages = {s.storage_id: s for s in topology.storages(conn)}
         now = db.now(conn)
         files = transfers.take_unsettled(conn, BATCH)

@@ -15,7 +15,7 @@ from lightkeeper.domain.catalog import KeyLevel, Media, StorageElement
 from lightkeeper.domain.errors import Conflict, Invalid, NotFound, nearest
 from lightkeeper.domain.expressions import check_keys, parse_expression
 from lightkeeper.domain.names import parse_name, printable
-from lightkeeper.domain.policy import Policy, plan_file
+from lightkeeper.domain.policy import Policy, are_apart, plan_file
 from lightkeeper.domain.query import Query
 from lightkeeper.domain.query_text import to_text
 from lightkeeper.steps.catalogue import read_query
@@ -23,7 +23,7 @@ from lightkeeper.store import datasets, db, rules, topology, transfers
 from lightkeeper.store.db import Connection
 from lightkeeper.store.queries import Size
 from lightkeeper.store.rules import Progress
-from lightkeeper.store.sets import hold_registration
+from lightkeeper.store.sets import hold_policies, hold_registration
 
 LOOKED_AT = 500
 """Files without all their copies that are looked at to say why."""
@@ -41,6 +41,10 @@ class NewRule:
     min_distance: float = 0
     priority: int = 5
     lifetime: float | None = None
+
+
+MOST_HOURS = 1_000_000
+"""A longer lifetime is a slip: whoever means for ever gives none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +78,8 @@ def add(ctx: Context, new: NewRule, *, dry_run: bool = False) -> Size:
             raise Conflict(f"there is a rule '{new.name}' already", hint=f"lightkeeper rule show {new.name}")
         storages = topology.storages(conn)
         query, set_query = _query(conn, new)
-        expires = db.now(conn) + timedelta(hours=new.lifetime) if new.lifetime is not None else None
         _check_place(new, storages)
+        expires = db.now(conn) + timedelta(hours=new.lifetime) if new.lifetime is not None else None
         topology.put_policy(
             conn,
             new.name,
@@ -133,6 +137,7 @@ def remove(ctx: Context, name: str, *, dry_run: bool = False) -> int:
     """Withdraw a rule; how many transfers are given up. Copies that were made stay."""
     with ctx.db.transaction() as conn, conn.transaction(force_rollback=dry_run):
         hold_registration(conn)
+        hold_policies(conn)  # a plan that was made for it has put its transfers where they are found
         given_up = rules.withdraw(conn, _policy(conn, name).policy_id)
     if not dry_run:
         ctx.log.info("rule withdrawn", rule=name, transfers=given_up)
@@ -168,16 +173,24 @@ def _check_place(new: NewRule, storages: list[StorageElement]) -> None:
     """Raises Invalid for a place that cannot hold as many copies."""
     if new.copies < 1:
         raise Invalid("a rule needs a positive number of copies")
+    if new.lifetime is not None and not 0 < new.lifetime <= MOST_HOURS:
+        raise Invalid(f"a lifetime is at most {MOST_HOURS} hours", hint="without one the rule holds for ever")
     if new.at:
         check_keys(parse_expression(new.at), storages)
     policy = Policy(0, new.name, {}, new.copies, new.media, at=new.at)
-    centres = sorted({storage.site for storage in storages if policy.takes(storage)})
+    taken = [storage for storage in storages if policy.takes(storage)]
+    centres = sorted({storage.site for storage in taken})
     if len(centres) < new.copies:
         where = f" at '{new.at}'" if new.at else ""
         raise Invalid(
             f"{new.copies} copies on {new.media} are wanted{where}, which means {len(centres)} data centres"
             f"{': ' if centres else ''}{', '.join(centres)}",
             hint="lightkeeper storage list shows what there is",
+        )
+    if not are_apart(taken, new.copies, new.min_distance):
+        raise Invalid(
+            f"no {new.copies} of the data centres {', '.join(centres)} are known to lie {new.min_distance:g} km apart",
+            hint="the topology says where each site is, by latitude and longitude",
         )
 
 
@@ -215,7 +228,9 @@ def _reasons(conn: Connection, policy: Policy, storages: list[StorageElement]) -
     found: Counter[str] = Counter()
     for file in transfers.copies_of(conn, files):
         plan = plan_file([policy], file, elements, now)
-        if plan.blocked:
+        if plan.freed_by:
+            found["a copy was reported and is still to be read"] += 1
+        elif plan.blocked:
             found[plan.blocked] += 1
         elif file.arriving:
             found["a transfer is under way or waits for its turn"] += 1

@@ -19,8 +19,9 @@ from lightkeeper.domain.expressions import check_keys, parse_expression
 from lightkeeper.domain.names import parse_name
 from lightkeeper.domain.policy import MIN_COPIES_TO_FREE, Policy
 from lightkeeper.domain.query import Query
-from lightkeeper.domain.units import parse_rate
-from lightkeeper.store import topology
+from lightkeeper.domain.units import exact_rate, exact_time, parse_rate, parse_time
+from lightkeeper.steps import markers
+from lightkeeper.store import scrub, topology
 from lightkeeper.store.db import Connection
 
 MAX_DOCUMENT = 1_000_000
@@ -51,6 +52,13 @@ class SitePart(Part):
     computing: Computing | None = None
 
 
+class ScrubPart(Part):
+    """How copies are read again: `every` like '90 d' or 'never', `rate` like '50 MB/s'; else as in the settings."""
+
+    every: str | int | None = None
+    rate: str | None = None
+
+
 class StoragePart(Part):
     """A storage element. `ingest`: the array control delivers here. `attributes`: what storage expressions ask for."""
 
@@ -61,6 +69,7 @@ class StoragePart(Part):
     ingest: bool = False
     enabled: bool = True
     attributes: dict[str, str | int | float] = {}
+    scrub: ScrubPart | None = None
 
 
 class LinkPart(Part):
@@ -137,6 +146,8 @@ def _known_keys(place: tuple[int | str, ...]) -> list[str]:
     model: type[Part] = Document if len(place) == 1 else parts[str(place[0])]
     if "computing" in place[2:-1]:
         model = Computing
+    if "scrub" in place[2:-1]:
+        model = ScrubPart
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
@@ -148,14 +159,18 @@ def apply(ctx: Context, text: str, *, dry_run: bool = False) -> list[str]:
     with ctx.db.transaction() as conn:
         _check(ctx, conn, document)
         changes = _differences(conn, document)
-    if dry_run or not changes:
+    if dry_run:
         return changes
-    for name, part in document.storages.items():
-        if part.enabled and any(f"storage {name}:" in change for change in changes):
-            _probe(ctx, name, part)
+    if changes:
+        for name, part in document.storages.items():
+            if part.enabled and any(f"storage {name}:" in change for change in changes):
+                _probe(ctx, name, part)
+        with ctx.db.transaction() as conn:
+            _write(conn, document, changes)
+        ctx.log.info("topology applied", changes=len(changes))
     with ctx.db.transaction() as conn:
-        _write(conn, document, changes)
-    ctx.log.info("topology applied", changes=len(changes))
+        elements = [s for s in topology.storages(conn) if s.name in document.storages and s.enabled]
+    markers.take_up(ctx, elements)
     return changes
 
 
@@ -167,6 +182,7 @@ def _check(ctx: Context, conn: Connection, document: Document) -> None:
         parse_name(name, "storage")
         _is_known(storage.site, sites, f"storages.{name}.site")
         _is_known(storage.driver, ctx.storage_drivers, f"storages.{name}.driver")
+        _schedule(storage)
     for link in document.links:
         _is_known(link.source, sites, "links.from")
         _is_known(link.target, sites, "links.to")
@@ -245,8 +261,10 @@ def _differences(conn: Connection, document: Document) -> list[str]:
             longitude=site.longitude,
             computing=computing,
         ).model_dump()
+    own = scrub.schedules(conn)
     for storage in topology.storages(conn):
-        have[f"storage {storage.name}"] = _storage_part(storage).model_dump()
+        read_again = _in_words(*own.get(storage.storage_id, (None, None)))
+        have[f"storage {storage.name}"] = _storage_part(storage).model_dump() | {"scrub": read_again}
     for link in topology.links(conn):
         have[f"link {link.source} to {link.target}"] = {
             "max_transfers": link.max_transfers,
@@ -264,7 +282,10 @@ def _differences(conn: Connection, document: Document) -> list[str]:
             "min_distance_km": policy.min_distance,
         }
     want: dict[str, dict[str, Any]] = {f"site {n}": p.model_dump() for n, p in document.sites.items()}
-    want |= {f"storage {n}": p.model_dump() | {"attributes": _attributes(p)} for n, p in document.storages.items()}
+    want |= {
+        f"storage {n}": p.model_dump() | {"attributes": _attributes(p), "scrub": _in_words(*_schedule(p))}
+        for n, p in document.storages.items()
+    }
     want |= {
         f"link {p.source} to {p.target}": {"max_transfers": p.max_transfers, "max_rate": _rate(p)}
         for p in document.links
@@ -296,9 +317,32 @@ def _storage_part(storage: StorageElement) -> StoragePart:
     )
 
 
+def _schedule(part: StoragePart) -> tuple[timedelta | None, int | None]:
+    """How a storage's copies are to be read again; None: as the settings say."""
+    if part.scrub is None:
+        return None, None
+    every, rate = part.scrub.every, part.scrub.rate
+    return (
+        None if every is None else parse_time(str(every)),
+        None if rate is None else parse_rate(rate),
+    )
+
+
+def _in_words(every: timedelta | None, rate: int | None) -> str:
+    told = [
+        "" if every is None else f"every {exact_time(every)}",
+        "" if rate is None else f"at {exact_rate(rate)}",
+    ]
+    return " ".join(part for part in told if part) or "as in the settings"
+
+
 def _probe(ctx: Context, name: str, part: StoragePart) -> None:
+    with ctx.db.transaction() as conn:
+        ours = [scrub.marker(conn, s.storage_id).marker for s in topology.storages(conn) if s.name == name]
     try:
-        ctx.storage_drivers[part.driver](name, part.root).probe()
+        storage = ctx.storage_drivers[part.driver](name, part.root)
+        storage.probe()
+        markers.refuse_foreign(storage, name, part.root, next(iter(ours), None))
     except LightkeeperError as error:
         raise type(error)(f"storage {name} cannot be used: {error.message}", hint=error.hint) from error
 
@@ -316,7 +360,10 @@ def _write(conn: Connection, document: Document, changes: list[str]) -> None:
             computing.executor if computing else None,
             computing.pilots if computing else 0,
         )
+    used = {s.name: s for s in topology.storages(conn)}
     for name, storage in document.storages.items():
+        if name in used and (used[name].driver, used[name].root) != (storage.driver, storage.root):
+            scrub.set_marked(conn, used[name].storage_id, marked=False)
         topology.put_storage(
             conn,
             name,
@@ -328,6 +375,7 @@ def _write(conn: Connection, document: Document, changes: list[str]) -> None:
             storage.enabled,
             _attributes(storage),
         )
+        scrub.put_schedule(conn, name, *_schedule(storage))
     for link in document.links:
         topology.put_link(conn, link.source, link.target, link.max_transfers, _rate(link))
     vocabulary = topology.vocabulary(conn)

@@ -18,6 +18,7 @@ from lightkeeper.domain.policy import may_free
 from lightkeeper.domain.states import Replica
 from lightkeeper.domain.work import retry_delay
 from lightkeeper.ports import Storage
+from lightkeeper.steps import markers
 from lightkeeper.store import catalog, db, topology, transfers, transitions
 from lightkeeper.store.transfers import ClaimedTransfer, OpenIntent
 
@@ -45,6 +46,7 @@ def carry_out(ctx: Context) -> int:
 def _copy(ctx: Context, transfer: ClaimedTransfer, storages: dict[int, StorageElement]) -> None:
     source, target = ctx.storage(storages[transfer.source_id]), ctx.storage(storages[transfer.target_id])
     arrival = f"{ARRIVALS}/{transfer.transfer_id}.{transfer.epoch}"
+    markers.ensure(ctx, storages[transfer.target_id])  # else the copy would lie below the mount point, and count
     try:
         with _lease_kept(ctx, transfer):
             read_back = ctx.mover.copy(source, transfer.path, target, arrival, _at_rate(transfer))
@@ -102,6 +104,8 @@ def _did_not_arrive(
     source_fault = ""
     if isinstance(error, Corrupt | NotFound):
         source_fault = _what_is_wrong_with(ctx.storage(storages[transfer.source_id]), transfer)
+        if source_fault and not markers.is_there(ctx, storages[transfer.source_id]):
+            source_fault = ""
     wait = None
     if transfer.attempts < ctx.settings.transfer_attempts:
         wait = retry_delay(transfer.attempts, ctx.settings.retry_after)
@@ -169,6 +173,7 @@ def _is_carried_out(ctx: Context, intent: OpenIntent, storages: dict[int, Storag
 
 def _delete_one(ctx: Context, intent: OpenIntent, storages: dict[int, StorageElement]) -> None:
     storage = ctx.storage(storages[intent.storage_id])
+    markers.ensure(ctx, storages[intent.storage_id])
     with ctx.db.transaction() as conn:
         copies = transfers.lock_file_for_deletion(conn, intent)
         if copies is None:

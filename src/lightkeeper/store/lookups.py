@@ -103,10 +103,15 @@ def superseded_by(conn: Connection, file_ids: Sequence[int]) -> dict[int, str]:
 
 
 def copies_at(conn: Connection, file_ids: Sequence[int], storage_id: int) -> dict[int, str]:
-    """States of the replicas of these files on one storage."""
+    """States of the replicas of these files on one storage; one whose deletion is approved is Deleting."""
     return dict(
         conn.execute(
-            "SELECT file_id, state::text FROM replica WHERE file_id = ANY(%s) AND storage_id = %s",
+            """
+            SELECT r.file_id, CASE WHEN i.intent_id IS NULL THEN r.state::text ELSE 'Deleting' END
+              FROM replica r
+              LEFT JOIN intent i ON i.file_id = r.file_id AND i.storage_id = r.storage_id AND i.state = 'Approved'
+             WHERE r.file_id = ANY(%s) AND r.storage_id = %s
+            """,
             (list(file_ids), storage_id),
         ).fetchall()
     )

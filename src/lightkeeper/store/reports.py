@@ -146,17 +146,19 @@ class StorageUse:
     files: int
     bytes: int
     odd: int
+    dark: int
 
 
 def storage_use(conn: Connection) -> list[StorageUse]:
-    """Every storage; `odd` counts replicas that are not Available."""
+    """Every storage; `odd` counts replicas that are not Available, `dark` files that the catalogue does not know."""
     return rows(
         conn,
         StorageUse,
         """
         SELECT s.name AS storage, site.name AS site, site.kind::text, s.media::text, s.enabled,
                coalesce(c.n_files, 0) AS files, coalesce(c.n_bytes, 0) AS bytes,
-               (SELECT count(*) FROM replica r WHERE r.storage_id = s.storage_id AND r.state <> 'Available') AS odd
+               (SELECT count(*) FROM replica r WHERE r.storage_id = s.storage_id AND r.state <> 'Available') AS odd,
+               (SELECT count(*) FROM dark_file d WHERE d.storage_id = s.storage_id) AS dark
           FROM storage s
           JOIN site USING (site_id)
           LEFT JOIN storage_count c USING (storage_id)

@@ -24,7 +24,8 @@ class Progress:
 
 
 def progress(conn: Connection, policy: Policy, storage_ids: Sequence[int]) -> Progress:
-    """How far a policy is, counted from the copies on the storages that it takes."""
+    """How far a policy is, counted from the copies on the storages that it takes; one that was only reported, and not
+    read yet, does not count."""
     found = row(
         conn,
         Progress,
@@ -35,7 +36,8 @@ def progress(conn: Connection, policy: Policy, storage_ids: Sequence[int]) -> Pr
                coalesce(sum(missing * size) FILTER (WHERE missing > 0), 0)::bigint AS bytes_missing
           FROM (SELECT f.size, %(copies)s - (
                        SELECT count(DISTINCT site_id) FROM replica r JOIN storage USING (storage_id)
-                        WHERE r.file_id = f.file_id AND r.state = 'Available' AND r.storage_id = ANY(%(storages)s)
+                        WHERE r.file_id = f.file_id AND r.state = 'Available' AND r.verified_at >= r.written_at
+                          AND r.storage_id = ANY(%(storages)s)
                        ) AS missing
                   FROM set_policy
                   JOIN file f USING (set_id)
@@ -86,7 +88,7 @@ def unfulfilled(conn: Connection, policy: Policy, storage_ids: Sequence[int], li
           JOIN file f USING (set_id)
          WHERE policy_id = %(policy)s AND f.size > 0
            AND %(copies)s > (SELECT count(DISTINCT site_id) FROM replica r JOIN storage USING (storage_id)
-                              WHERE r.file_id = f.file_id AND r.state = 'Available'
+                              WHERE r.file_id = f.file_id AND r.state = 'Available' AND r.verified_at >= r.written_at
                                 AND r.storage_id = ANY(%(storages)s))
          LIMIT %(limit)s
         """,

@@ -62,6 +62,16 @@ def hold_registration(conn: Connection) -> None:
     conn.execute("SELECT pg_advisory_xact_lock(hashtext('transformation'))")
 
 
+def share_policies(conn: Connection) -> None:
+    """Until this transaction ends no policy is withdrawn: what is planned for one is known to who withdraws it."""
+    conn.execute("SELECT pg_advisory_xact_lock_shared(hashtext('policy'))")
+
+
+def hold_policies(conn: Connection) -> None:
+    """Until this transaction ends nothing is planned."""
+    conn.execute("SELECT pg_advisory_xact_lock(hashtext('policy'))")
+
+
 def canonical(meta: Mapping[str, Any]) -> str:
     """Metadata as one text: equal for equal values."""
     return _ENCODER.encode(meta)

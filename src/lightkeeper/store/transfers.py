@@ -446,7 +446,7 @@ def deleted(conn: Connection, intent: OpenIntent) -> None:
     """The replica is gone."""
     unsettle(conn, [intent.file_id])
     move(conn, [intent.intent_id], Intent.APPROVED, Intent.DONE)
-    conn.execute(
+    gone = conn.execute(
         """
         WITH gone AS (
             DELETE FROM replica WHERE file_id = %(file)s AND storage_id = %(storage)s AND state = 'Deleting'
@@ -455,8 +455,9 @@ def deleted(conn: Connection, intent: OpenIntent) -> None:
         SELECT 'replica', file_id, %(storage)s, 'Deleting', 'Deleted', 'intent ' || %(intent)s FROM gone
         """,
         {"file": intent.file_id, "storage": intent.storage_id, "intent": intent.intent_id},
-    )
-    _count_replica(conn, intent.file_id, intent.storage_id, -1)
+    ).rowcount
+    if gone:
+        _count_replica(conn, intent.file_id, intent.storage_id, -1)
 
 
 def void(conn: Connection, intent: OpenIntent, why: str, *, gone: bool) -> None:

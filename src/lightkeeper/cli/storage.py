@@ -1,0 +1,182 @@
+"""lightkeeper storage scrub, compare, dark …, mark: whether storages hold what the catalogue says."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Annotated, Any
+
+import typer
+
+from lightkeeper.cli.home import client
+from lightkeeper.cli.names import Meta, read_values
+from lightkeeper.cli.output import AsJson, DryRun, err, out, show
+from lightkeeper.client import Client
+from lightkeeper.domain.errors import Invalid
+from lightkeeper.domain.units import exact_rate, readable_bytes
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A storage.", show_default=False)]
+Paths = Annotated[
+    list[str] | None, typer.Argument(metavar="PATH", help="Paths as `dark list` shows them.", show_default=False)
+]
+All = Annotated[bool, typer.Option("--all", help="Every dark file of the storage.")]
+PART = 1000
+
+dark = typer.Typer(help="Files on a storage that the catalogue does not know.", no_args_is_help=True)
+
+
+# --- copies ----------------------------------------------------------------------------------------------------
+def scrub(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A storage; all when not given.")] = None,
+    now: Annotated[bool, typer.Option("--now", help="Begin a pass over NAME, whenever the next one is due.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far the copies on storages were read again, and what was found."""
+    if now and name is None:
+        raise Invalid("a pass begins over one storage", hint="lightkeeper storage scrub NAME --now")
+    with client() as api:
+        if now and name is not None and not api.begin_scrub(name):
+            err.print(f"a pass over {name} is under way already")
+        found = api.scrubs(name)
+    columns = ("storage", "state", "progress", "copies_read", "read", "faults", "complete", "next", "rate", "days")
+    show(found if as_json else [_line(one) for one in found], as_json=as_json, columns=columns, empty="no storage yet")
+    for one in found if not as_json else ():
+        if one["trouble"]:
+            err.print(f"{one['storage']}: {one['trouble']}")
+        if one["every_days"] and one["days"] > one["every_days"]:
+            err.print(
+                f"{one['storage']}: a pass takes longer than its period of {one['every_days']:g} days: raise the rate"
+            )
+
+
+def _line(one: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "storage": one["storage"],
+        "state": one["state"],
+        "progress": None if one["progress"] is None else f"{one['progress']:.1%}",
+        "copies_read": one["read"],
+        "read": readable_bytes(one["bytes_read"]),
+        "faults": one["faults"],
+        "complete": one["complete"] and one["complete"][:10],
+        "next": one["next"] and one["next"][:10],
+        "rate": exact_rate(one["rate"]),
+        "days": "<0.1" if 0 < one["days"] < 0.1 else f"{one['days']:.1f}",
+    }
+
+
+def compare(
+    name: Name,
+    limit: Annotated[int, typer.Option(min=0, max=10_000, help="Names that are shown.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List a storage and compare it with the catalogue: dark files are noted, lost copies are read again. Exit status 1
+    when there are any."""
+    with client() as api:
+        found = api.compare_storage(name, limit)
+    counts = found["counts"]
+    if as_json:
+        show(found, as_json=True)
+    else:
+        for path in found["dark"]:
+            out.print(f"dark  {path}", markup=False, soft_wrap=True)
+        for copy in found["lost"]:
+            out.print(f"lost  {copy['lfn']}: {copy['fault']}", markup=False, soft_wrap=True)
+        if counts["dark"] + counts["lost"] > len(found["dark"]) + len(found["lost"]):
+            out.print("…     and more: --limit")
+        out.print(
+            f"{counts['listed']} files, {readable_bytes(counts['bytes'])}: {counts['dark']} dark "
+            f"({readable_bytes(counts['dark_bytes'])}), {counts['lost']} lost; {counts['young']} too young to say"
+        )
+        if counts["unnamed"]:
+            err.print(f"{counts['unnamed']} files have names that are no text: look at them by hand")
+    if counts["dark"] or counts["lost"]:
+        raise typer.Exit(1)
+
+
+def mark(name: Name) -> None:
+    """Say that the disk below a storage's root is the storage's, though it has no marker: after a disk was replaced.
+
+    Copies that are not on it are then found lost, and made again from others."""
+    with client() as api:
+        api.mark_storage(name)
+    out.print(f"{name} is marked")
+
+
+# --- dark files ------------------------------------------------------------------------------------------------
+@dark.command("list")
+def dark_list(name: Name, as_json: AsJson = False) -> None:
+    """List dark files as the last comparison found them."""
+    with client() as api:
+        columns = ("path", "size", "modified", "first_seen", "last_seen")
+        found = list(api.dark(name))
+    for one in found if not as_json else ():
+        for key in ("modified", "first_seen", "last_seen"):
+            one[key] = one[key][:19].replace("T", " ")
+    show(found, as_json=as_json, columns=columns, empty=f"no dark file is known: lightkeeper storage compare {name}")
+
+
+@dark.command("adopt")
+def dark_adopt(
+    name: Name,
+    paths: Paths = None,
+    every: All = False,
+    meta: Meta = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read dark files and register each under its path."""
+    with client() as api:
+        values = read_values(meta or [], api.metadata_keys()) if meta else {}
+        parts = _parts(_meant(api, name, paths or [], every))
+        dealt = [api.adopt_dark(name, part, values, dry_run=dry_run) for part in parts]
+    _tell(dealt, "would be adopted" if dry_run else "adopted", as_json)
+
+
+@dark.command("delete")
+def dark_delete(
+    name: Name,
+    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason; it is kept.")],
+    paths: Paths = None,
+    every: All = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete dark files that are dark still, unchanged, and older than the time of grace."""
+    with client() as api:
+        parts = _parts(_meant(api, name, paths or [], every))
+        dealt = [api.delete_dark(name, part, why, dry_run=dry_run) for part in parts]
+    _tell(dealt, "would be deleted" if dry_run else "deleted", as_json)
+
+
+def _meant(api: Client, name: str, paths: Sequence[str], every: bool) -> Iterable[str]:
+    if bool(paths) is every:
+        raise Invalid("no dark file is named", hint=f"give paths or --all: lightkeeper storage dark list {name}")
+    return (one["path"] for one in api.dark(name)) if every else paths
+
+
+def _parts(paths: Iterable[str]) -> Iterator[list[str]]:
+    rest = iter(paths)
+    while part := list(islice(rest, PART)):
+        yield part
+
+
+def _tell(dealt: Sequence[dict[str, list[Any]]], what: str, as_json: bool) -> None:
+    done = [path for part in dealt for path in part["done"]]
+    failed = [failure for part in dealt for failure in part["failed"]]
+    if as_json:
+        show({"done": done, "failed": failed}, as_json=True)
+    else:
+        for path in done:
+            out.print(path, markup=False, soft_wrap=True)
+        for failure in failed:
+            err.print(f"{failure['path']}: {failure['error']}", markup=False)
+            if failure["hint"]:
+                err.print(f"→ {failure['hint']}", markup=False)
+        out.print(f"{len(done)} {what}, {len(failed)} left")
+    if failed:
+        raise typer.Exit(1)
+
+
+def add_to(storage: typer.Typer) -> None:
+    """Add these commands to `lightkeeper storage`."""
+    for command in (scrub, compare, mark):
+        storage.command()(command)
+    storage.add_typer(dark, name="dark")
