@@ -58,6 +58,6 @@ def test_a_second_policy_on_the_same_files_adds_its_copies(world: World):
     ],
 )
 def test_a_place_that_cannot_be_is_refused_before_anything_changes(world: World, at: str, copies: int, told: str):
-    with pytest.raises(Invalid, match=".*") as caught:
+    with pytest.raises(Invalid) as caught:
         apply(world, at, copies)
     assert told in caught.value.message

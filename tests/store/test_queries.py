@@ -22,7 +22,9 @@ from lightkeeper.domain.query import (
     And,
     Facts,
     FileCondition,
+    Not,
     Op,
+    Or,
     Query,
     Tree,
     Word,
@@ -64,15 +66,28 @@ class Known:
     now: datetime
 
     def meant(self, query: Query, expanded: Query) -> set[str]:
-        parts = expanded.tree.parts if isinstance(expanded.tree, And) else (expanded.tree,)
+        """Files that are not Current are meant by a query for states, and by the list of a frozen dataset."""
         words = [c.word for c in conditions(query.tree) if isinstance(c, FileCondition)]
-        of_list = any(part == file_condition(Word.DATASET, Op.EQ, "frozen") for part in parts)
-        any_state = of_list or Word.FILE_STATE in words
+        lists = wanted_lists(expanded.tree)
         return {
             lfn
             for lfn, facts in self.facts.items()
-            if (any_state or facts.file_state == "Current") and query.matches(facts)
+            if query.matches(facts)
+            and (Word.FILE_STATE in words or facts.file_state == "Current" or not facts.datasets.isdisjoint(lists))
         }
+
+
+def wanted_lists(tree: Tree, wanted: bool = True) -> set[str]:
+    """Frozen datasets that a query asks for, not those that it leaves out."""
+    match tree:
+        case And(parts) | Or(parts):
+            return {name for part in parts for name in wanted_lists(part, wanted)}
+        case Not(part):
+            return wanted_lists(part, not wanted)
+        case FileCondition(Word.DATASET, Op.EQ, str() as name) if wanted:
+            return {name}
+        case _:
+            return set()
 
 
 def some_value(rng: random.Random, key: MetaKey) -> Any:

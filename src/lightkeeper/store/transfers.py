@@ -121,7 +121,7 @@ def add_transfers(conn: Connection, wanted: Sequence[tuple[int, int, int, int]])
     added = conn.execute(
         """
         INSERT INTO transfer (file_id, target_id, policy_id, priority)
-        SELECT * FROM unnest(%s::bigint[], %s::smallint[], %s::smallint[], %s::smallint[])
+        SELECT * FROM unnest(%s::bigint[], %s::smallint[], %s::int[], %s::smallint[])
         ON CONFLICT DO NOTHING
         """,
         tuple([list(column) for column in zip(*wanted, strict=True)]) if wanted else ([], [], [], []),

@@ -266,7 +266,7 @@ CREATE INDEX trigger_queue ON trigger (not_before, trigger_id) WHERE state = 'Ac
 -- What a class of files is owed, by the topology or by a rule that somebody added.
 CREATE TABLE policy (
     expires      timestamptz,                            -- nothing is owed any more from then on; NULL: for ever
-    policy_id    smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    policy_id    int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     copies       smallint NOT NULL CHECK (copies > 0),   -- verified copies at distinct data centres
     media        media NOT NULL DEFAULT 'disk',
     free_on_site boolean NOT NULL DEFAULT false,         -- delete the on-site replica once that is fulfilled
@@ -282,7 +282,7 @@ CREATE TABLE policy (
 -- Which policies a metadata set falls under: what they ask for adds up. Written once per new set.
 CREATE TABLE set_policy (
     set_id    bigint NOT NULL,
-    policy_id smallint NOT NULL REFERENCES policy,
+    policy_id int NOT NULL REFERENCES policy,
     PRIMARY KEY (set_id, policy_id)
 );
 
@@ -303,7 +303,7 @@ CREATE TABLE transfer (
     lease_until timestamptz,
     epoch       int NOT NULL DEFAULT 0,
     attempts    smallint NOT NULL DEFAULT 0,
-    policy_id   smallint,
+    policy_id   int,
     source_id   smallint,                          -- chosen when claimed: best of the copies that exist then
     target_id   smallint NOT NULL,
     priority    smallint NOT NULL DEFAULT 5,
@@ -322,7 +322,7 @@ CREATE TABLE intent (
     file_id     bigint NOT NULL,
     created     timestamptz NOT NULL DEFAULT now(),
     state_since timestamptz NOT NULL DEFAULT now(),
-    policy_id   smallint,
+    policy_id   int,
     storage_id  smallint NOT NULL,
     state       intent_state NOT NULL DEFAULT 'Approved',
     removal     boolean NOT NULL DEFAULT false,    -- the file is Removed: no copy is kept

@@ -14,3 +14,9 @@ ON CONFLICT DO NOTHING;
 
 DROP INDEX transfer_queue;
 CREATE INDEX transfer_queue ON transfer (target_id, priority, not_before, transfer_id) WHERE state = 'Waiting';
+
+ALTER TABLE policy ALTER COLUMN policy_id TYPE int;
+ALTER SEQUENCE policy_policy_id_seq AS int;
+ALTER TABLE set_policy ALTER COLUMN policy_id TYPE int;
+ALTER TABLE transfer ALTER COLUMN policy_id TYPE int;
+ALTER TABLE intent ALTER COLUMN policy_id TYPE int;
