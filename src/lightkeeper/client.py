@@ -225,6 +225,10 @@ class Client:
         """Every rule, and how far it is."""
         return self._get("rules")
 
+    def rule(self, name: str) -> dict[str, Any]:
+        """One rule, and how far it is."""
+        return self._get("rules/show", name=name)
+
     def explain_rule(self, name: str) -> dict[str, Any]:
         """A rule, its transfers, why copies are missing, and how long it will take."""
         return self._get("rules/explain", name=name)

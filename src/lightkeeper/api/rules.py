@@ -44,6 +44,10 @@ def make_router(ctx: Context, operator: Callable[..., None]) -> APIRouter:
     def find() -> Response:  # pyright: ignore[reportUnusedFunction]
         return as_json([_told(rule) for rule in rules.find(ctx)])
 
+    @router.get("/show")
+    def show(name: str) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return as_json(_told(rules.show(ctx, name)))
+
     @router.get("/explain")
     def explain(name: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         told = rules.explain(ctx, name)

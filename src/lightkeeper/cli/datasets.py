@@ -154,10 +154,14 @@ def _names(given: Sequence[str]) -> Iterator[str]:
 def dump(
     name: Name,
     to: Annotated[Path | None, typer.Option(metavar="FILE", help="Write to this file, not to the terminal.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write the names of all files, sorted, one on each line: the same list as long as the files are the same."""
     with client() as api:
         names = api.dataset_names(name)
+        if as_json and to is None:
+            show(list(names), as_json=True)
+            return
         if to is None:
             for lfn in names:
                 sys.stdout.write(lfn + "\n")

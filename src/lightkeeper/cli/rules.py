@@ -6,7 +6,6 @@ import typer
 
 from lightkeeper.cli.home import client
 from lightkeeper.cli.output import AsJson, DryRun, out, show
-from lightkeeper.domain.errors import NotFound, nearest
 from lightkeeper.domain.units import readable_bytes
 
 rule = typer.Typer(help="Rules: what copies files are owed.", no_args_is_help=True)
@@ -72,10 +71,7 @@ def _line(one: dict[str, Any]) -> dict[str, Any]:
 def show_(name: Name, as_json: AsJson = False) -> None:
     """Show a rule and how far it is."""
     with client() as api:
-        found = {one["name"]: one for one in api.rules()}
-    if name not in found:
-        raise NotFound(f"there is no rule '{name}'", hint=nearest(name, found))
-    one = found[name]
+        one = api.rule(name)
     show(
         one if as_json else {k: v for k, v in _line(one).items() if k not in ("at", "progress", "percent")},
         as_json=as_json,

@@ -17,6 +17,10 @@ BLOCKED_WAIT = timedelta(minutes=1)
 
 def settle(ctx: Context) -> int:
     """Compare a batch of unsettled files with what they are owed; return how many were looked at."""
+    return db.until_free(lambda: _settle(ctx))
+
+
+def _settle(ctx: Context) -> int:
     with ctx.db.transaction() as conn:
         share_policies(conn)
         storages = {s.storage_id: s for s in topology.storages(conn)}

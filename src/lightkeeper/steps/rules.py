@@ -102,6 +102,12 @@ def add(ctx: Context, new: NewRule, *, dry_run: bool = False) -> Size:
     return Size(missing.copies_missing, missing.bytes_missing)
 
 
+def show(ctx: Context, name: str) -> Rule:
+    """One policy, and how far it is; raises NotFound."""
+    with ctx.db.transaction() as conn:
+        return _rule(conn, _policy(conn, name), topology.storages(conn))
+
+
 def find(ctx: Context) -> list[Rule]:
     """Every policy, and how far it is."""
     with ctx.db.transaction() as conn:

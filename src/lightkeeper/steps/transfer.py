@@ -60,10 +60,15 @@ def _copy(ctx: Context, transfer: ClaimedTransfer, storages: dict[int, StorageEl
         with suppress(LightkeeperError):  # it is in the way of nobody
             target.delete(arrival)
         raise
+    db.until_free(lambda: _record(ctx, transfer, read_back.sha256))
+    ctx.log.info("copied", file=transfer.path, to=storages[transfer.target_id].name, bytes=transfer.size)
+
+
+def _record(ctx: Context, transfer: ClaimedTransfer, sha256: str) -> None:
+    """The copy is a replica from now on, if the transfer is still ours."""
     with ctx.db.transaction() as conn:
         if transfers.lock_transfer(conn, transfer):
-            transfers.arrived(conn, transfer, read_back.sha256)
-    ctx.log.info("copied", file=transfer.path, to=storages[transfer.target_id].name, bytes=transfer.size)
+            transfers.arrived(conn, transfer, sha256)
 
 
 @contextmanager
