@@ -1,6 +1,7 @@
 """What PostgreSQL answers to a query is what the query means, on random catalogues; hostile ones change nothing."""
 
 import itertools
+import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -350,6 +351,15 @@ def test_pages_by_keyset_are_one_big_answer_for_every_order(world: World):
             for sort in reversed(sorts):
                 big = sorted(big, key=BY[sort.key], reverse=sort.down)
             assert [BY[s.key](f) for f in small for s in sorts] == [BY[s.key](f) for f in big for s in sorts]
+
+
+def test_a_long_sorted_answer_is_sorted_once_and_is_the_same(world: World, monkeypatch: pytest.MonkeyPatch):
+    fill(world, 4)
+    monkeypatch.setattr(queries, "SORTED_PAGE", 7)
+    for sort in ("-size,name", "directory,-created", "name"):
+        for limit in (None, 20, 3):
+            told = b"".join(catalogue.lines(world.ctx, Wanted("", sort=sort, limit=limit))).decode().splitlines()
+            assert [json.loads(line)["lfn"] for line in told] == found(world, "", sort=sort, limit=limit)
 
 
 BY: dict[str, Callable[[Any], Any]] = {

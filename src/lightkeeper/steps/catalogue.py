@@ -24,6 +24,7 @@ from lightkeeper.domain.query import (
 )
 from lightkeeper.domain.query_text import KEYWORDS, read, to_text
 from lightkeeper.domain.units import readable_bytes
+from lightkeeper.steps.spool import kept_aside
 from lightkeeper.store import catalog, datasets, db, metadata, queries, topology
 from lightkeeper.store.catalog import FileRow
 from lightkeeper.store.db import Connection
@@ -51,8 +52,17 @@ def find(ctx: Context, wanted: Wanted) -> Iterator[FileRow | FileName]:
 
 def lines(ctx: Context, wanted: Wanted) -> Iterator[bytes]:
     """The same as JSON, one file on each line, some lines at a time. Raises Invalid before it returns."""
-    pages = _pages(ctx, wanted, queries.NAME_LINES if wanted.names else queries.FILE_LINES)
-    return ("\n".join([*page, ""]).encode() for page in pages if page)
+    form = queries.NAME_LINES if wanted.names else queries.FILE_LINES
+    if wanted.sort and (wanted.limit is None or wanted.limit > queries.SORTED_PAGE):
+        sorts = queries.read_sort(wanted.sort)
+        with ctx.db.transaction() as conn:
+            plan = compiled(conn, read_query(conn, wanted.query, wanted.at))
+            return kept_aside(map(_block, queries.sorted_whole(conn, plan, sorts, wanted.limit, form)))
+    return (_block(page) for page in _pages(ctx, wanted, form) if page)
+
+
+def _block(lines: list[str]) -> bytes:
+    return "\n".join([*lines, ""]).encode()
 
 
 def _pages(ctx: Context, wanted: Wanted, form: Form) -> Iterator[list[Any]]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
-from tempfile import SpooledTemporaryFile
 from typing import Any
 
 from psycopg.errors import UniqueViolation
@@ -30,6 +29,7 @@ from lightkeeper.domain.query import Op, Query, Word, all_of, file_condition, gl
 from lightkeeper.domain.query_text import to_text
 from lightkeeper.domain.values import from_text
 from lightkeeper.steps.catalogue import compiled, read_query
+from lightkeeper.steps.spool import kept_aside
 from lightkeeper.store import catalog, changes, datasets, queries, topology
 from lightkeeper.store.datasets import DatasetRow
 from lightkeeper.store.db import Connection, until_free
@@ -39,7 +39,6 @@ from lightkeeper.store.sets import hold_registration
 SPLIT_KEY = "split"
 SPLIT_NAMES = ("train_en", "train_cl", "test")
 CHANGED_AT_ONCE = 50_000
-IN_MEMORY = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,18 +113,9 @@ def names(ctx: Context, name: str) -> Iterator[bytes]:
 
     They are read at once and kept aside, so that a slow reader holds no transaction. Raises before it returns.
     """
-    spool = SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115  # closed by the reader below
     with ctx.db.transaction() as conn:
-        for _, lfn in queries.in_order_of_name(conn, _plan(conn, datasets.dataset(conn, name))):
-            spool.write(lfn.encode() + b"\n")
-    spool.seek(0)
-
-    def blocks() -> Iterator[bytes]:
-        with spool:
-            while block := spool.read(IN_MEMORY):
-                yield block
-
-    return blocks()
+        found = queries.in_order_of_name(conn, _plan(conn, datasets.dataset(conn, name)))
+        return kept_aside(lfn.encode() + b"\n" for _, lfn in found)
 
 
 # --- making ----------------------------------------------------------------------------------------------------

@@ -685,9 +685,6 @@ def _sorted_page(conn: Connection, plan: Plan, sorts: Sequence[Sort], place: Pla
                 "({0} > {1} OR ({0} = {1} AND {2}))"
             )  # fmt: skip
             after = SQL(beyond).format(columns[i], Placeholder(f"k{i}"), after)
-    order = SQL(", ").join(
-        SQL("{} DESC" if sort.down else "{}").format(column) for sort, column in zip(sorts, columns, strict=True)
-    )
     query = SQL("""
         SELECT {}, {}
           FROM {}
@@ -696,13 +693,35 @@ def _sorted_page(conn: Connection, plan: Plan, sorts: Sequence[Sort], place: Pla
            AND {}
          ORDER BY {}, f.file_id
          LIMIT %(limit)s
-    """).format(form.columns, SQL(", ").join(columns), _from(plan), _of_set(plan), _rest(plan), after, order)
+    """).format(form.columns, SQL(", ").join(columns), _from(plan), _of_set(plan), _rest(plan), after, _order(sorts))
     lines = conn.execute(query, _params(plan, **params)).fetchall()
     n = len(sorts)
     files = form.make(conn, [line[:-n] for line in lines])
     if len(lines) < limit:
         return Page(files, None)
     return Page(files, Place(lines[-1][0], lines[-1][1], keys=lines[-1][-n:]))
+
+
+def sorted_whole(
+    conn: Connection, plan: Plan, sorts: Sequence[Sort], limit: int | None, form: Form
+) -> Iterator[list[Any]]:
+    """All files in order, some at a time, sorted once; in constant memory, while the transaction is open."""
+    query = SQL("""
+        SELECT {}
+          FROM {}
+         WHERE {}
+           AND {}
+         ORDER BY {}, f.file_id
+         LIMIT %(limit)s
+    """).format(form.columns, _from(plan), _of_set(plan), _rest(plan), _order(sorts))
+    with conn.cursor(name="sorted_whole") as cursor:
+        cursor.execute(query, _params(plan, limit=limit))
+        while lines := cursor.fetchmany(SORTED_PAGE):
+            yield form.make(conn, lines)
+
+
+def _order(sorts: Sequence[Sort]) -> Composed:
+    return SQL(", ").join(SQL(SORTS[sort.key] + (" DESC" if sort.down else "")) for sort in sorts)
 
 
 def _rest(plan: Plan) -> Composed:
