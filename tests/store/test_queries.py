@@ -539,7 +539,7 @@ def be_hostile(world: World, examples: int) -> None:
         assert size.files == len(files)
 
     ask()
-    assert answered > examples / 4
+    assert answered > examples / 5
     assert fingerprint(world) == before
 
 

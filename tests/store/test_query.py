@@ -68,7 +68,7 @@ def test_a_query_survives_being_written_and_read(query: dict[str, Any]):
         ({"whole": [1, 2]}, "needs an operator"),
         ({"whole": {"in": []}}, "needs a list"),
         ({"flag": {"<": True}}, "no order"),
-        ({"real": float("nan")}, "of type float"),
+        ({"real": float("nan")}, "a number that is none"),
     ],
 )
 def test_a_query_that_means_nothing_is_refused_with_the_reason(query: dict[str, Any], message: str):
