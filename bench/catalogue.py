@@ -403,7 +403,7 @@ def measure_rucio(peer: Any) -> list[tuple[str, str, float]]:
     files = list(made(100 * RUN, PEER_FILES, "peer"))
     first = PEER_FILES / peer.register(files)
     again = PEER_FILES / peer.register_again(files).seconds
-    keys = ["campaign", "array", "particle", "zenith", "azimuth"]
+    keys = ["array", "particle", "zenith", "azimuth", "block"]  # campaign is a column of its own there
     found = peer.find({key: files[0].meta[key] for key in keys}, 1000).seconds * 1e3
     replicas = peer.replicas([file.lfn for file in files[:10_000]])
     dataset = peer.dataset(PEER_FILES)
