@@ -24,7 +24,7 @@ from lightkeeper.domain.catalog import NewFile
 from lightkeeper.domain.fixity import fixity_of
 from lightkeeper.domain.names import parse_lfn
 from lightkeeper.settings import Settings
-from lightkeeper.steps import audit, ingest, replicate, topology, transfer
+from lightkeeper.steps import audit, delete, ingest, replicate, topology, transfer
 from lightkeeper.store import catalog, postgres, provenance
 from lightkeeper.store import topology as topology_store
 from lightkeeper.store.db import Database
@@ -137,7 +137,7 @@ class World:
 
     def settle(self) -> None:
         """Replicate, transfer and delete until nothing is left to do."""
-        while replicate.settle(self.ctx) + transfer.carry_out(self.ctx) + transfer.delete(self.ctx):
+        while replicate.settle(self.ctx) + transfer.carry_out(self.ctx) + delete.delete(self.ctx):
             pass
 
     def register(

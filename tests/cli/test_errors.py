@@ -14,7 +14,7 @@ import pytest
 from lightkeeper.app import make_log
 from lightkeeper.instance import Instance
 from lightkeeper.settings import Settings
-from lightkeeper.steps import ingest, replicate, transfer
+from lightkeeper.steps import delete, ingest, replicate, transfer
 from lightkeeper_ctao.demo import CtaoDemonstration
 from lightkeeper_ctao.simulate import simulate_night
 
@@ -54,9 +54,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         while ingest.register_accepted(instance.context):
             pass
         while (
-            replicate.settle(instance.context)
-            + transfer.carry_out(instance.context)
-            + transfer.delete(instance.context)
+            replicate.settle(instance.context) + transfer.carry_out(instance.context) + delete.delete(instance.context)
         ):
             pass
         yield home

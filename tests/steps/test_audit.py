@@ -17,7 +17,7 @@ from tests.conftest import TOPOLOGY, World
 from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.domain.errors import Conflict, Invalid, LightkeeperError, NotFound, Refused, Unavailable
 from lightkeeper.ports import Entry
-from lightkeeper.steps import audit, compare, content, heal, markers, replicate, topology, transfer
+from lightkeeper.steps import audit, compare, content, delete, heal, markers, replicate, topology, transfer
 from lightkeeper.steps.content import Wanted
 from lightkeeper.store import catalog
 
@@ -686,7 +686,7 @@ def test_a_transfer_or_a_deletion_does_not_touch_a_disk_that_is_not_mounted(worl
         replicate.settle(world.ctx)
         transfer.carry_out(world.ctx)
     away = unmount(world, "mountain")
-    transfer.delete(world.ctx)
+    delete.delete(world.ctx)
     assert world.copies(FILE)["mountain"] == "Deleting"
     mount(world, "mountain", away)
     world.settle()

@@ -12,7 +12,7 @@ from tests.conftest import TOPOLOGY, World
 from lightkeeper.adapters.mover_stream import StreamMover
 from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.domain.errors import Invalid, Unavailable
-from lightkeeper.steps import audit, heal, replicate, report, topology, transfer
+from lightkeeper.steps import audit, delete, heal, replicate, report, topology, transfer
 from lightkeeper.store import catalog
 from lightkeeper.testing.faults import CorruptingMover
 
@@ -156,7 +156,7 @@ def test_a_deletion_is_void_when_its_evidence_no_longer_holds(world: World):
         " AND storage.name = %s RETURNING 1",
         centre,
     )
-    transfer.delete(world.ctx)
+    delete.delete(world.ctx)
     assert world.copies(FILE)["mountain"] == "Available"
     assert bytes_at(world, "mountain") is not None
     assert world.value("SELECT state::text FROM intent") == "Void"
@@ -173,7 +173,7 @@ def test_a_crash_between_unlink_and_commit_ends_in_the_same_state(world: World, 
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(transfer.transfers, "deleted", crash)
+        patch.setattr(delete.deletions, "deleted", crash)
         with pytest.raises(Crash):
             world.settle()
     assert bytes_at(world, "mountain") is None
@@ -297,13 +297,13 @@ def ready_to_free(world: World) -> None:
 def test_of_two_workers_that_delete_the_one_whose_intent_was_voided_touches_nothing(world: World):
     ready_to_free(world)
     with world.ctx.db.transaction() as conn:
-        (stale,) = transfer.transfers.open_intents(conn, 10)
+        (stale,) = delete.deletions.open_intents(conn, 10)
     centre = next(name for name in world.copies(FILE) if name != "mountain")
     suspect = "UPDATE replica r SET state = 'Suspect' FROM storage s WHERE s.storage_id = r.storage_id AND s.name = %s"
     world.value(suspect, centre)
-    transfer.delete(world.ctx)
+    delete.delete(world.ctx)
     storages = {s.storage_id: s for s in world.storages}
-    assert transfer._is_carried_out(world.ctx, stale, storages) is False
+    assert delete._is_carried_out(world.ctx, stale, storages) is False
     assert world.copies(FILE)["mountain"] == "Available"
     audit.recheck(world.ctx)
     world.settle()
@@ -336,7 +336,7 @@ def test_a_deletion_on_a_disk_that_is_not_mounted_is_not_taken_for_done_against_
     world.value(suspect, "mountain")
     original = world.root / "mountain" / FILE[1:]
     original.rename(world.root / "away")
-    transfer.delete(world.ctx)
+    delete.delete(world.ctx)
     assert world.copies(FILE)["mountain"] == "Lost"
     assert world.value("SELECT state::text FROM intent") == "Void"
     audit.recheck(world.ctx)

@@ -26,7 +26,7 @@ from tests.steps.test_work import Hands, go_on
 
 from lightkeeper.adapters.mover_stream import StreamMover
 from lightkeeper.domain.errors import LightkeeperError
-from lightkeeper.steps import audit, heal, ingest, produce, replicate, run, transfer
+from lightkeeper.steps import audit, delete, heal, ingest, produce, replicate, run, transfer
 from lightkeeper.store import invariants
 from lightkeeper.testing.faults import CorruptingMover
 
@@ -86,7 +86,7 @@ class History(RuleBasedStateMachine):
 
     @rule()
     def the_worker_deletes(self) -> None:
-        transfer.delete(self.world.ctx)
+        delete.delete(self.world.ctx)
 
     @rule()
     def the_worker_heals(self) -> None:
@@ -134,7 +134,7 @@ class History(RuleBasedStateMachine):
         at=st.sampled_from(
             [
                 (transfer.transfers, "arrived"),
-                (transfer.transfers, "deleted"),
+                (delete.deletions, "deleted"),
                 (ingest.triggers, "registered"),
                 (ingest, "_remove_trigger_file"),
                 (ingest.triggers, "quarantined"),

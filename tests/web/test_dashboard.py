@@ -24,7 +24,7 @@ from lightkeeper.domain.policy import Policy
 from lightkeeper.domain.states import Transfer, Transformation
 from lightkeeper.instance import Instance
 from lightkeeper.settings import Settings
-from lightkeeper.steps import ingest, replicate, topology, transfer
+from lightkeeper.steps import delete, ingest, replicate, topology, transfer
 from lightkeeper.store import transitions, triggers
 from lightkeeper.store.db import Database
 from lightkeeper.store.reports import Night, Totals, TransformationSummary
@@ -68,7 +68,7 @@ def take_in(instance: Instance) -> None:
 
 def preserve(instance: Instance) -> None:
     ctx = instance.context
-    while replicate.settle(ctx) + transfer.carry_out(ctx) + transfer.delete(ctx):
+    while replicate.settle(ctx) + transfer.carry_out(ctx) + delete.delete(ctx):
         pass
 
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from lightkeeper.context import Context
 from lightkeeper.domain.policy import FilePlan, plan_file
-from lightkeeper.store import catalog, db, topology, transfers
+from lightkeeper.store import catalog, db, deletions, topology, transfers
 from lightkeeper.store.sets import share_policies
 
 BATCH = 2000
@@ -44,13 +44,13 @@ def _settle(ctx: Context) -> int:
         transfers.no_longer_wanted(conn, [file.file_id for file in removed])
         for file in removed:
             for replica in file.replicas:
-                transfers.add_intent(conn, file, replica.storage_id, None, "replicate", "its file is Removed")
+                deletions.add_intent(conn, file, replica.storage_id, None, "replicate", "its file is Removed")
         for file, plan in plans:
             for storage_id in plan.free:
-                if plan.freed_by and not transfers.in_use(conn, file.file_id, storage_id):
+                if plan.freed_by and not deletions.in_use(conn, file.file_id, storage_id):
                     policy = plan.freed_by
                     why = f"policy {policy.name}: {policy.copies} verified copies at distinct data centres"
-                    transfers.add_intent(conn, file, storage_id, policy.policy_id, "replicate", why)
+                    deletions.add_intent(conn, file, storage_id, policy.policy_id, "replicate", why)
         catalog.recheck(conn, [(file.file_id, storage_id) for file, plan in plans for storage_id in plan.verify])
         transfers.look_again(conn, [(file.file_id, due) for file, plan in plans if (due := _due(plan, now))])
     blocked = {plan.blocked for _, plan in plans if plan.blocked}

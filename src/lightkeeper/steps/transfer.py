@@ -1,8 +1,8 @@
-"""Step 3: bytes move and are read back at their destination; approved deletions are carried out.
+"""Step 3: bytes move and are read back at their destination. Its other half, delete.py, carries out deletions.
 
-Before: replicate.py queued transfers, approved intents.    After: transform.py uses the copies, audit.py re-reads them.
-Worker: carry_out in several threads, delete in one. Safe to run twice: transfers are claimed with a lease and an epoch,
-and a copy that was made but not recorded is made again over itself.
+Before: replicate.py queued transfers.    After: transform.py uses the copies, audit.py re-reads them.
+Worker: carry_out in several threads. Safe to run twice: transfers are claimed with a lease and an epoch, and a copy
+that was made but not recorded is made again over itself.
 """
 
 import threading
@@ -14,13 +14,12 @@ from lightkeeper.context import Context
 from lightkeeper.domain.catalog import StorageElement
 from lightkeeper.domain.errors import Corrupt, LightkeeperError, NotFound, Unavailable
 from lightkeeper.domain.fixity import chunks_of, fixity_of
-from lightkeeper.domain.policy import may_free
 from lightkeeper.domain.states import Replica
 from lightkeeper.domain.work import retry_delay
 from lightkeeper.ports import Storage
 from lightkeeper.steps import markers
-from lightkeeper.store import catalog, db, topology, transfers, transitions
-from lightkeeper.store.transfers import ClaimedTransfer, OpenIntent
+from lightkeeper.store import db, topology, transfers, transitions
+from lightkeeper.store.transfers import ClaimedTransfer
 
 ARRIVALS = "/.lightkeeper/arrivals"
 """Where a copy lies until it was read back: nothing under an LFN is ever unverified."""
@@ -143,58 +142,3 @@ def _what_is_wrong_with(source: Storage, transfer: ClaimedTransfer) -> str:
     if (fixity.size, fixity.sha256) != (transfer.size, transfer.sha256):
         return f"reads as sha256 {fixity.sha256[:12]}… instead of {transfer.sha256[:12]}…"
     return ""
-
-
-# --- deletions -----------------------------------------------------------------------------------------------------
-def delete(ctx: Context) -> int:
-    """Carry out approved deletions, one file at a time; return how many were dealt with.
-
-    First the replica stops counting as a copy, in a transaction of its own. Then, under the file's row lock, the
-    evidence is checked again, and only then the file is unlinked: no other deletion can have been decided meanwhile.
-    """
-    with ctx.db.transaction() as conn:
-        intents = transfers.open_intents(conn, 200)
-        storages = {s.storage_id: s for s in topology.storages(conn)}
-    return sum(_is_carried_out(ctx, intent, storages) for intent in intents)
-
-
-def _is_carried_out(ctx: Context, intent: OpenIntent, storages: dict[int, StorageElement]) -> bool:
-    """Whether one intent came to an end; one that cannot now does not stop the others."""
-    try:
-        with ctx.db.transaction() as conn:
-            if not transfers.lock_intent(conn, intent):
-                return False
-            if intent.removal and transfers.in_use(conn, intent.file_id, intent.storage_id):
-                return False
-            for state in (Replica.AVAILABLE, Replica.SUSPECT, Replica.LOST) if intent.removal else (Replica.AVAILABLE,):
-                replica, why = (intent.file_id, intent.storage_id), f"intent {intent.intent_id}"
-                transitions.move_replicas(conn, [replica], state, Replica.DELETING, why)
-        _delete_one(ctx, intent, storages)
-    except (LightkeeperError, OSError) as error:
-        ctx.log.error("not deleted", file=intent.path, intent=intent.intent_id, why=str(error))
-        return False
-    return True
-
-
-def _delete_one(ctx: Context, intent: OpenIntent, storages: dict[int, StorageElement]) -> None:
-    storage = ctx.storage(storages[intent.storage_id])
-    markers.ensure(ctx, storages[intent.storage_id])
-    with ctx.db.transaction() as conn:
-        copies = transfers.lock_file_for_deletion(conn, intent)
-        if copies is None:
-            return
-        already_gone = storage.stat(intent.path) is None  # unlinked before a crash, or its disk is not mounted
-        if intent.removal:
-            objection = "" if copies.removed else "its file is not Removed any more"
-        else:
-            objection = may_free(copies, intent.storage_id, intent.copies, storages, db.now(conn))
-        if transfers.in_use(conn, intent.file_id, intent.storage_id):
-            objection = "a transfer reads it"
-        if objection:
-            transfers.void(conn, intent, objection, gone=already_gone)
-            catalog.recheck(conn, [(intent.file_id, intent.storage_id)])
-            ctx.log.warning("not deleted", file=intent.path, intent=intent.intent_id, why=objection)
-            return
-        storage.delete(intent.path)
-        transfers.deleted(conn, intent)
-    ctx.log.info("freed", file=intent.path, at=storages[intent.storage_id].name, intent=intent.intent_id)
