@@ -2,7 +2,7 @@
 
 import sys
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -63,6 +63,30 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.Except
 """Tracebacks without the values of variables: secrets would be among them."""
 
 
+class _Patient:
+    """A text file whose lines are lost, and counted, while its volume is full or its reader gone: nothing stops
+    because it cannot be told. The number of lost lines is told as soon as one can be."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._lost = 0
+
+    def write(self, line: str) -> None:
+        """Write a line if that is possible."""
+        try:
+            if self._lost:
+                self._file.write(f"{self._lost} lines of the log were lost: they could not be written\n")
+                self._file.flush()
+                self._lost = 0
+            self._file.write(line)
+            self._file.flush()
+        except OSError:
+            self._lost += 1
+
+    def flush(self) -> None:
+        """Each line is written at once."""
+
+
 def make_log(settings: Settings) -> Log:
     """A log for people on a terminal, JSON lines otherwise; to standard error."""
     as_text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
@@ -70,7 +94,7 @@ def make_log(settings: Settings) -> Log:
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if as_text else structlog.processors.JSONRenderer()
     )
     return structlog.wrap_logger(
-        structlog.PrintLogger(sys.stderr),
+        structlog.WriteLogger(cast(TextIO, _Patient(sys.stderr))),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
