@@ -19,7 +19,7 @@ import pytest
 
 from lightkeeper.adapters.mover_stream import StreamMover
 from lightkeeper.adapters.storage_posix import PosixStorage
-from lightkeeper.context import Context
+from lightkeeper.context import Context, Log
 from lightkeeper.domain.catalog import NewFile
 from lightkeeper.domain.fixity import fixity_of
 from lightkeeper.domain.names import parse_lfn
@@ -192,22 +192,26 @@ class World:
         return World(replace(self.ctx, **changes), self.root)
 
 
-def build_world(database: Database, root: Path) -> World:
-    """A world with its topology, on an empty database and an empty folder."""
-    settings = Settings(home=root, trigger_patience=0.0, retry_after=0.0, lease=30.0)
-    ctx = Context(
+def build_context(database: Database, root: Path, log: Log | None = None, **settings: Any) -> Context:
+    """A Context of the small observatory; with `settings` that are not those of most tests."""
+    return Context(
         db=database,
-        settings=settings,
-        log=SilentLog(),
+        settings=Settings(**{"home": root, "trigger_patience": 0.0, "retry_after": 0.0, "lease": 30.0} | settings),
+        log=log or SilentLog(),
         storage_drivers={"posix": PosixStorage},
         mover=StreamMover(),
         executors={"none": NoPilots()},
         observatories=(PlainObservatory(),),
     )
+
+
+def build_world(database: Database, root: Path) -> World:
+    """A world with its topology, on an empty database and an empty folder."""
+    ctx = build_context(database, root)
     with database.transaction() as conn:
         topology_store.put_keys(conn, ctx.metadata_keys)
     for name in ("mountain", "north", "east", "south", "vault"):
-        (root / name).mkdir()
+        (root / name).mkdir(exist_ok=True)
     topology.apply(ctx, TOPOLOGY.replace("ROOT", str(root)))
     return World(ctx, root)
 
