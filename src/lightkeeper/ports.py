@@ -6,6 +6,8 @@ Plug-ins register by entry points (`lightkeeper.storage`, `lightkeeper.mover`, `
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -68,6 +70,74 @@ class LocalStorage(Storage, Protocol):
 
     def local_path(self, path: str) -> Path:
         """Where the file lies here; "/" is the root."""
+        ...
+
+
+# --- tape --------------------------------------------------------------------------------------------------
+class Locality(StrEnum):
+    """Where a file of a tape storage lies, in the words of the WLCG Tape REST API. NONE: nowhere, it does not exist.
+    UNAVAILABLE: that cannot be told now, or its cartridge is out of reach."""
+
+    DISK = "DISK"
+    TAPE = "TAPE"
+    DISK_AND_TAPE = "DISK_AND_TAPE"
+    LOST = "LOST"
+    NONE = "NONE"
+    UNAVAILABLE = "UNAVAILABLE"
+
+    @property
+    def on_tape(self) -> bool:
+        """Whether it is archived."""
+        return self in (Locality.TAPE, Locality.DISK_AND_TAPE)
+
+    @property
+    def online(self) -> bool:
+        """Whether it can be read now."""
+        return self in (Locality.DISK, Locality.DISK_AND_TAPE)
+
+
+class Staging(StrEnum):
+    """How far the staging of one file is."""
+
+    WAITING = "waiting"
+    ONLINE = "online"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """One file of a request: how far it is, and what the storage says is wrong with it."""
+
+    state: Staging
+    error: str = ""
+
+
+class TapeStorage(Storage, Protocol):
+    """A storage whose files are brought from tape to its disk buffer before they can be read.
+
+    `open` raises Offline for a file that lies on tape only, and never makes the storage fetch it; `stat`, `list`,
+    `rename` and `delete` do not either. What was written lies in the buffer until the storage puts it on tape.
+    """
+
+    def stage(self, paths: Sequence[str], lifetime: timedelta) -> str:
+        """Ask for these files, each to be kept in the buffer for `lifetime` once it is there; the request's id, of at
+        most 200 characters. Asking again for what is there or under way costs no second mount."""
+        ...
+
+    def staged(self, request: str) -> Mapping[str, Staged]:
+        """How far each file of a request is. Raises NotFound when the storage does not know the request any more."""
+        ...
+
+    def cancel(self, request: str, paths: Sequence[str]) -> None:
+        """Bring these files no more. Nothing happens when the request is not known any more."""
+        ...
+
+    def release(self, request: str, paths: Sequence[str]) -> None:
+        """These files need not be kept for this request any more. Nothing happens when it is not known any more."""
+        ...
+
+    def localities(self, paths: Sequence[str]) -> Mapping[str, Locality]:
+        """Where each of these files lies."""
         ...
 
 

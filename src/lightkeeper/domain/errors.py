@@ -64,6 +64,10 @@ class Unavailable(LightkeeperError):
     exit_status = 6
 
 
+class Offline(Unavailable):
+    """The bytes lie on tape only; they can be read once they were staged."""
+
+
 class Corrupt(LightkeeperError):
     """Bytes are not what they were when their checksum was taken."""
 
