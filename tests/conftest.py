@@ -196,7 +196,10 @@ def build_context(database: Database, root: Path, log: Log | None = None, **sett
     """A Context of the small observatory; with `settings` that are not those of most tests."""
     return Context(
         db=database,
-        settings=Settings(**{"home": root, "trigger_patience": 0.0, "retry_after": 0.0, "lease": 30.0} | settings),
+        settings=Settings(
+            **{"home": root, "trigger_patience": 0.0, "retry_after": 0.0, "lease": 30.0, "deletion_delay": 0.0}
+            | settings
+        ),
         log=log or SilentLog(),
         storage_drivers={"posix": PosixStorage},
         mover=StreamMover(),

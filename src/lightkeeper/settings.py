@@ -67,6 +67,26 @@ class Settings(BaseSettings):
     retry_after: Seconds = Field(timedelta(seconds=2), description="Wait before the second attempt; doubles each time.")
     lease: Seconds = Field(timedelta(seconds=60), description="How long work is ours without a sign of life.")
 
+    delete_threads: int = Field(4, ge=1, description="Storages on which deletions are carried out at once.")
+    deletions_per_hour: int = Field(
+        1000,
+        ge=0,
+        description="Deletions on one storage in an hour, or deletions_percent of its files if that is more; then two "
+        "people must approve the rest. A storage may have its own number.",
+    )
+    deletions_percent: float = Field(1.0, ge=0, le=100, description="See deletions_per_hour.")
+    promised_deletions_per_hour: int = Field(
+        200_000,
+        ge=0,
+        description="The same for what a policy promised before the file came: on-site files that are freed, files "
+        "that expire. Nobody has to approve the rest: it waits.",
+    )
+    deletion_delay: Seconds = Field(
+        timedelta(minutes=5),
+        ge=timedelta(0),
+        description="How long deletions that a person asked for can be undone before they begin.",
+    )
+
     pilot_idle: Seconds = Field(timedelta(seconds=60), description="A pilot without work ends after so long.")
     pilot_silence: Seconds = Field(timedelta(seconds=60), description="A pilot unheard of for so long is lost.")
     heartbeat: Seconds = Field(timedelta(seconds=5), description="How often a pilot says that it is alive.")

@@ -35,7 +35,7 @@ def duties(ctx: Context, api_url: str) -> list[Duty]:
         Duty("ingest", ingest.register_accepted, 2, ("trigger",)),
         Duty("replicate", replicate.settle, 5, ("unsettled",)),
         Duty("transfer", transfer.carry_out, 1, ("transfer",), settings.transfer_threads),
-        Duty("delete", delete.delete, 5, ("intent",)),
+        Duty("delete", delete.delete, 5, ("intent",), settings.delete_threads),
         Duty("tasks", transform.make_tasks, 5, ("input",)),
         Duty("jobs", transform.submit_jobs, 1, ("task",)),
         Duty("pilots", lambda c: run.keep_pilots(c, api_url), 2, ("job",)),

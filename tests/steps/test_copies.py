@@ -296,14 +296,14 @@ def ready_to_free(world: World) -> None:
 
 def test_of_two_workers_that_delete_the_one_whose_intent_was_voided_touches_nothing(world: World):
     ready_to_free(world)
+    storage = world.value("SELECT storage_id FROM storage WHERE name = 'mountain'")
     with world.ctx.db.transaction() as conn:
-        (stale,) = delete.deletions.open_intents(conn, 10)
+        (stale,) = delete.deletions.next_intents(conn, storage, promised=True, cleared=False, limit=10)
     centre = next(name for name in world.copies(FILE) if name != "mountain")
     suspect = "UPDATE replica r SET state = 'Suspect' FROM storage s WHERE s.storage_id = r.storage_id AND s.name = %s"
     world.value(suspect, centre)
     delete.delete(world.ctx)
-    storages = {s.storage_id: s for s in world.storages}
-    assert delete._is_carried_out(world.ctx, stale, storages) is False
+    delete._record(world.ctx, [stale], [])
     assert world.copies(FILE)["mountain"] == "Available"
     audit.recheck(world.ctx)
     world.settle()
@@ -332,6 +332,8 @@ def test_one_deletion_that_cannot_be_done_does_not_stop_the_others(world: World,
 
 def test_a_deletion_on_a_disk_that_is_not_mounted_is_not_taken_for_done_against_the_evidence(world: World):
     ready_to_free(world)
+    (mountain,) = (s for s in world.storages if s.name == "mountain")
+    assert len(delete._begin(world.ctx, mountain)[0]) == 1, "and the worker is gone"
     suspect = "UPDATE replica r SET state = 'Suspect' FROM storage s WHERE s.storage_id = r.storage_id AND s.name <> %s"
     world.value(suspect, "mountain")
     original = world.root / "mountain" / FILE[1:]

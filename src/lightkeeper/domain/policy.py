@@ -1,6 +1,6 @@
 """What a class of files is owed, and what follows from what is there: copies to make, replicas to free."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import combinations
@@ -37,6 +37,8 @@ class Policy:
     at: str = ""
     min_distance: float = 0
     expires: datetime | None = None
+    remove_after: timedelta | None = None
+    """Its files are Removed when they are so old, if every policy that they fall under says so."""
 
     def takes(self, storage: StorageElement) -> bool:
         """Whether a copy on this storage is one that the policy asks for."""
@@ -79,7 +81,7 @@ class CopyPlan:
 @dataclass(frozen=True, slots=True)
 class FilePlan:
     """What to do for one file under all its policies: copies to be made, each with the policy that asks for it; on-site
-    replicas that may go, and the policy with the most copies, which is the evidence they need."""
+    replicas that may go, and the policy that says so; without any, the one with the most copies."""
 
     copy_to: tuple[tuple[int, Policy], ...] = ()
     free: tuple[int, ...] = ()
@@ -104,12 +106,14 @@ def plan_file(
     blocked = "; ".join(plan.blocked for plan in plans if plan.blocked)
     if not plans or not all(plan.fulfilled for plan in plans):
         return FilePlan(tuple(copy_to), blocked=blocked)
-    strictest = max(policies, key=lambda policy: policy.copies)
     freeing = [plan for policy, plan in zip(policies, plans, strict=True) if policy.free_on_site]
     free = {s for plan in freeing for s in plan.free if all(s in other.free for other in freeing)}
     return FilePlan(
-        free=tuple(sorted(s for s in free if not may_free(file, s, strictest.copies, storages, now))),
-        freed_by=strictest,
+        free=tuple(sorted(s for s in free if not may_delete(file, s, policies, storages, now))),
+        freed_by=max(
+            (policy for policy in policies if policy.free_on_site) if freeing else policies,
+            key=lambda policy: policy.copies,
+        ),
         verify=tuple(sorted({s for plan in freeing for s in plan.verify})),
         look_again=max((plan.look_again for plan in freeing if plan.look_again), default=None),
         blocked=blocked,
@@ -213,21 +217,87 @@ def may_free(
     file: FileCopies, storage_id: int, copies: int, storages: Mapping[int, StorageElement], now: datetime
 ) -> str:
     """Why the on-site replica at `storage_id` may not be deleted now; empty when it may (I2)."""
-    wanted = max(copies, MIN_COPIES_TO_FREE)
+    if storages[storage_id].site_kind is not SiteKind.OBSERVATORY:
+        return f"{storages[storage_id].name} is not at an observatory"
+    left = without(file, {storage_id})
+    return _too_few(left, max(copies, MIN_COPIES_TO_FREE), storages, now)
+
+
+def may_delete(
+    file: FileCopies,
+    storage_id: int,
+    policies: Sequence[Policy],
+    storages: Mapping[int, StorageElement],
+    now: datetime,
+) -> str:
+    """Why the copy at `storage_id` may not be deleted now; empty when it may (I1, I2).
+
+    Without it everything that `policies`, those of the file, ask for must still be there, and `copies_left_of` them at
+    distinct data centres, verified lately. Of a Removed file every copy may go. Who reads the copy now is not asked.
+    """
+    if all(replica.storage_id != storage_id for replica in file.replicas):
+        return f"there is no copy at {storages[storage_id].name}"
+    if file.removed:
+        return ""
+    left = without(file, {storage_id})
+    for policy in policies:
+        if missing := _missing_of(policy, left, storages):
+            return missing
+    if storages[storage_id].site_kind is SiteKind.OBSERVATORY:
+        return may_free(file, storage_id, copies_left_of(policies), storages, now)
+    return _too_few(left, copies_left_of(policies), storages, now)
+
+
+def without(file: FileCopies, storage_ids: Container[int]) -> FileCopies:
+    """The file as if its copies at these storages were gone."""
+    return replace(file, replicas=tuple(r for r in file.replicas if r.storage_id not in storage_ids))
+
+
+def copies_left_of(policies: Sequence[Policy]) -> int:
+    """How many data centres must have a copy of a file when another one is deleted: as many as the strictest of its
+    policies asks for. What nothing is owed keeps two: who wants none left removes the file."""
+    return max((policy.copies for policy in policies), default=MIN_COPIES_TO_FREE)
+
+
+def old_evidence(
+    file: FileCopies, storage_id: int, storages: Mapping[int, StorageElement], now: datetime
+) -> tuple[int, ...]:
+    """Copies at data centres, other than the one at `storage_id`, that were read too long ago to speak for a
+    deletion."""
+    return tuple(
+        r.storage_id
+        for r in file.replicas
+        if r.storage_id != storage_id
+        and _is_ok(r)
+        and _is_old(r, now)
+        and storages[r.storage_id].site_kind is SiteKind.DATA_CENTRE
+    )
+
+
+def _missing_of(policy: Policy, left: FileCopies, storages: Mapping[int, StorageElement]) -> str:
+    """What a policy would miss if only these copies were left; empty when nothing."""
+    have = [storages[r.storage_id] for r in left.replicas if _counts(r, policy, storages)]
+    sites = {storage.site for storage in have}
+    if len(sites) < policy.copies:
+        return f"policy {policy.name} wants {_told(policy)}; without this one {len(sites)} would be left"
+    if policy.min_distance and not are_apart(have, policy.copies, policy.min_distance):
+        return f"policy {policy.name} wants {_told(policy)}; without this one they would be too near"
+    return ""
+
+
+def _too_few(file: FileCopies, wanted: int, storages: Mapping[int, StorageElement], now: datetime) -> str:
+    """Why these copies are no evidence; empty when so many data centres have one that was verified lately."""
     centres = {
         storages[r.storage_id].site
         for r in file.replicas
         if _is_ok(r)
-        and r.storage_id != storage_id
         and storages[r.storage_id].enabled
         and storages[r.storage_id].site_kind is SiteKind.DATA_CENTRE
         and not _is_old(r, now)
     }
-    if storages[storage_id].site_kind is not SiteKind.OBSERVATORY:
-        return f"{storages[storage_id].name} is not at an observatory"
-    if len(centres) < wanted:
-        return f"{len(centres)} of {wanted} data centres have a copy verified in the last {MAX_VERIFY_AGE.days} days"
-    return ""
+    if len(centres) >= wanted:
+        return ""
+    return f"{len(centres)} of {wanted} data centres have a copy verified in the last {MAX_VERIFY_AGE.days} days"
 
 
 def _free(policy: Policy, file: FileCopies, storages: Mapping[int, StorageElement], now: datetime) -> CopyPlan:

@@ -54,6 +54,14 @@ class Intent(StrEnum):
     VOID = "Void"
 
 
+class Operation(StrEnum):
+    """A change of where the copies of many files lie. DONE: for every file that nobody took out."""
+
+    ACTIVE = "Active"
+    DONE = "Done"
+    CANCELLED = "Cancelled"
+
+
 class Production(StrEnum):
     """A graph of transformations."""
 
@@ -102,7 +110,9 @@ class Pilot(StrEnum):
     LOST = "Lost"
 
 
-State: TypeAlias = File | Trigger | Replica | Transfer | Intent | Production | Transformation | Task | Job | Pilot
+State: TypeAlias = (
+    File | Trigger | Replica | Transfer | Intent | Operation | Production | Transformation | Task | Job | Pilot
+)
 Kind: TypeAlias = type[State]
 
 KINDS: Final[Mapping[str, Kind]] = {
@@ -111,6 +121,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "replica": Replica,
     "transfer": Transfer,
     "intent": Intent,
+    "operation": Operation,
     "production": Production,
     "transformation": Transformation,
     "task": Task,
@@ -128,7 +139,10 @@ MOVES: Final[Mapping[Kind, Mapping[tuple[State, State], str]]] = {
         (File.SUPERSEDED, File.REMOVED): "operator",
         (File.CORRUPTED, File.CURRENT): "operator: it was right after all",
         (File.CORRUPTED, File.REMOVED): "operator",
-        (File.REMOVED, File.CURRENT): "register: the same content is there again",
+        (
+            File.REMOVED,
+            File.CURRENT,
+        ): "register: the same content is there again; operator: undone in time",
     },
     Trigger: {
         (Trigger.ACCEPTED, Trigger.REGISTERED): "ingest: verified and in the catalogue",
@@ -137,14 +151,14 @@ MOVES: Final[Mapping[Kind, Mapping[tuple[State, State], str]]] = {
     Replica: {
         (Replica.AVAILABLE, Replica.SUSPECT): "audit, transfer, run: a read failed or the bytes differ",
         (Replica.AVAILABLE, Replica.LOST): "audit, ingest: the file is not there any more",
-        (Replica.AVAILABLE, Replica.DELETING): "transfer: an intent is being carried out",
+        (Replica.AVAILABLE, Replica.DELETING): "delete: an intent is being carried out",
         (Replica.SUSPECT, Replica.AVAILABLE): "audit: read again and in order",
         (Replica.SUSPECT, Replica.LOST): "audit: read again and not in order",
-        (Replica.SUSPECT, Replica.DELETING): "transfer: its file is Removed",
-        (Replica.LOST, Replica.DELETING): "transfer: its file is Removed",
+        (Replica.SUSPECT, Replica.DELETING): "delete: an intent is being carried out",
+        (Replica.LOST, Replica.DELETING): "delete: an intent is being carried out",
         (Replica.LOST, Replica.AVAILABLE): "ingest, transfer: the bytes are there again and agree",
-        (Replica.DELETING, Replica.AVAILABLE): "transfer: the intent was void",
-        (Replica.DELETING, Replica.LOST): "transfer: the intent was void, and the file is not there any more",
+        (Replica.DELETING, Replica.AVAILABLE): "delete: the intent was void",
+        (Replica.DELETING, Replica.LOST): "delete: the intent was void, and the file is not there any more",
     },
     Transfer: {
         (Transfer.WAITING, Transfer.RUNNING): "transfer: claimed",
@@ -155,8 +169,12 @@ MOVES: Final[Mapping[Kind, Mapping[tuple[State, State], str]]] = {
         (Transfer.FAILED, Transfer.WAITING): "heal, operator: try again",
     },
     Intent: {
-        (Intent.APPROVED, Intent.DONE): "transfer: the replica is gone",
-        (Intent.APPROVED, Intent.VOID): "transfer: the evidence no longer holds",
+        (Intent.APPROVED, Intent.DONE): "delete: the replica is gone",
+        (Intent.APPROVED, Intent.VOID): "delete: the evidence no longer holds; operator: undone",
+    },
+    Operation: {
+        (Operation.ACTIVE, Operation.DONE): "operations: done for every file",
+        (Operation.ACTIVE, Operation.CANCELLED): "operator",
     },
     Production: {
         (Production.NEW, Production.ACTIVE): "produce: started",
@@ -207,7 +225,7 @@ MOVES: Final[Mapping[Kind, Mapping[tuple[State, State], str]]] = {
 REST: Final[Mapping[Kind, Mapping[State, timedelta]]] = {
     Trigger: {Trigger.ACCEPTED: timedelta(minutes=15)},
     Transfer: {Transfer.RUNNING: timedelta(hours=6)},
-    Intent: {Intent.APPROVED: timedelta(hours=1)},
+    Intent: {Intent.APPROVED: timedelta(days=1)},
     Replica: {Replica.DELETING: timedelta(hours=1), Replica.SUSPECT: timedelta(days=1)},
     Transformation: {Transformation.FLUSH: timedelta(minutes=10)},
     Job: {Job.COMPLETING: timedelta(minutes=10)},

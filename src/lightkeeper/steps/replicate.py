@@ -4,11 +4,13 @@ Before: a file was registered, or one of its copies changed.    After: transfer.
 Worker: whenever something is unsettled. Safe to run twice: a transfer or intent that exists is not doubled.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from lightkeeper.context import Context
-from lightkeeper.domain.policy import FilePlan, plan_file
+from lightkeeper.domain.policy import MIN_COPIES_TO_FREE, FilePlan, Policy, copies_left_of, plan_file
 from lightkeeper.store import catalog, db, deletions, topology, transfers
+from lightkeeper.store.deletions import NewIntent
 from lightkeeper.store.sets import share_policies
 
 BATCH = 2000
@@ -42,21 +44,38 @@ def _settle(ctx: Context) -> int:
         )
         removed = [file for file in files if file.removed]
         transfers.no_longer_wanted(conn, [file.file_id for file in removed])
-        for file in removed:
-            for replica in file.replicas:
-                deletions.add_intent(conn, file, replica.storage_id, None, "replicate", "its file is Removed")
-        for file, plan in plans:
-            for storage_id in plan.free:
-                if plan.freed_by and not deletions.in_use(conn, file.file_id, storage_id):
-                    policy = plan.freed_by
-                    why = f"policy {policy.name}: {policy.copies} verified copies at distinct data centres"
-                    deletions.add_intent(conn, file, storage_id, policy.policy_id, "replicate", why)
+        deletions.add_intents(
+            conn,
+            [
+                NewIntent(file.file_id, replica.storage_id, 0, "its file is Removed", removal=True)
+                for file in removed
+                for replica in file.replicas
+            ],
+            "replicate",
+            delay=ctx.settings.deletion_delay,
+        )
+        deletions.add_intents(
+            conn,
+            [
+                _freeing(file.file_id, storage_id, plan.freed_by, [policies[i] for i in file.policies if i in policies])
+                for file, plan in plans
+                for storage_id in plan.free
+                if plan.freed_by
+            ],
+            "replicate",
+        )
         catalog.recheck(conn, [(file.file_id, storage_id) for file, plan in plans for storage_id in plan.verify])
         transfers.look_again(conn, [(file.file_id, due) for file, plan in plans if (due := _due(plan, now))])
     blocked = {plan.blocked for _, plan in plans if plan.blocked}
     for reason in blocked:
         ctx.log.warning("copies blocked", why=reason, files=sum(plan.blocked == reason for _, plan in plans))
     return len(files)
+
+
+def _freeing(file_id: int, storage_id: int, by: Policy, policies: Sequence[Policy]) -> NewIntent:
+    wanted = max(copies_left_of(policies), MIN_COPIES_TO_FREE)
+    why = f"policy {by.name}: {wanted} verified copies at distinct data centres"
+    return NewIntent(file_id, storage_id, wanted, why, policy_id=by.policy_id)
 
 
 def _due(plan: FilePlan, now: datetime) -> datetime | None:

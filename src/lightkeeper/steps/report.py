@@ -10,7 +10,7 @@ from lightkeeper.domain.catalog import SiteKind
 from lightkeeper.domain.errors import NotFound
 from lightkeeper.domain.healing import remedy
 from lightkeeper.domain.names import parse_lfn
-from lightkeeper.domain.policy import may_free, plan_file
+from lightkeeper.domain.policy import may_delete, plan_file
 from lightkeeper.domain.report import ReportRow, transformation_report
 from lightkeeper.domain.states import Transformation
 from lightkeeper.store import catalog, db, invariants, provenance, reports, topology, transfers, work
@@ -66,8 +66,7 @@ def _what_blocks(conn: Connection, file_id: int) -> str:
         return plan.blocked
     if plan.look_again and plan.look_again > now and not plan.verify:
         return f"on site until {plan.look_again:%Y-%m-%d %H:%M} UTC, its minimum age"
-    strictest = max(policy.copies for policy in mine)
-    return f"on site: {may_free(copies, on_site[0].storage_id, strictest, storages, now)}"
+    return f"on site: {may_delete(copies, on_site[0].storage_id, mine, storages, now)}"
 
 
 @dataclass(frozen=True, slots=True)

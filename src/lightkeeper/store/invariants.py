@@ -41,13 +41,15 @@ INVARIANTS = (
     ),
     Invariant(
         "I2",
-        "an on-site replica is deleted only when two data centres hold verified copies",
+        "a copy is deleted only when as many data centres as are owed, two for an on-site one, hold verified copies",
         """
         SELECT 'intent ' || i.intent_id
           FROM intent i
+          JOIN storage s USING (storage_id)
+          JOIN site USING (site_id)
          WHERE i.state <> 'Void' AND NOT i.removal
            AND (SELECT count(DISTINCT c ->> 'site') FROM jsonb_array_elements(i.evidence -> 'copies') c)
-               < greatest(2, coalesce((SELECT copies FROM policy p WHERE p.policy_id = i.policy_id), 2))
+               < greatest(CASE WHEN site.kind = 'observatory' THEN 2 ELSE 1 END, (i.evidence ->> 'wanted')::int)
         """,
     ),
     Invariant(

@@ -85,7 +85,7 @@ def policies(conn: Connection) -> list[Policy]:
     """Every policy by name, which is the order in which the copies they ask for are planned."""
     found = conn.execute("""
         SELECT policy_id, name, query, copies, media::text, free_on_site, min_age, priority, at, min_distance,
-               expires
+               expires, remove_after
           FROM policy
          ORDER BY name
     """).fetchall()
@@ -196,19 +196,27 @@ def put_policy(
     at: str,
     min_distance: float,
     expires: datetime | None = None,
+    remove_after: timedelta | None = None,
 ) -> None:
-    """Make the policy so; `assign_policies` afterwards."""
+    """Make the policy so; `assign_policies` afterwards. When it frees or removes more than before, that is a promise
+    for files that come from now on."""
     conn.execute(
         """
         INSERT INTO policy (name, query, set_query, copies, media, free_on_site, min_age, priority, at,
-                            min_distance, expires)
+                            min_distance, expires, remove_after)
         VALUES (%(name)s, %(query)s, %(set_query)s::jsonpath, %(copies)s, %(media)s, %(free)s, %(min_age)s,
-                %(priority)s, %(at)s, %(min_distance)s, %(expires)s)
+                %(priority)s, %(at)s, %(min_distance)s, %(expires)s, %(remove_after)s)
         ON CONFLICT (name) DO UPDATE
            SET query = excluded.query, set_query = excluded.set_query, copies = excluded.copies,
                media = excluded.media, free_on_site = excluded.free_on_site, min_age = excluded.min_age,
                priority = excluded.priority, at = excluded.at, min_distance = excluded.min_distance,
-               expires = excluded.expires
+               expires = excluded.expires, remove_after = excluded.remove_after,
+               promised = CASE WHEN (policy.query, policy.copies, policy.media, policy.at, policy.free_on_site,
+                                     policy.min_age, policy.remove_after)
+                                    IS DISTINCT FROM
+                                    (excluded.query, excluded.copies, excluded.media, excluded.at,
+                                     excluded.free_on_site, excluded.min_age, excluded.remove_after)
+                               THEN now() ELSE policy.promised END
         """,
         {
             "name": name,
@@ -222,6 +230,7 @@ def put_policy(
             "at": at,
             "min_distance": min_distance,
             "expires": expires,
+            "remove_after": remove_after,
         },
     )
 

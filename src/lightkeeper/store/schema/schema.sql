@@ -11,6 +11,7 @@ CREATE TYPE trigger_state        AS ENUM ('Accepted', 'Registered', 'Quarantined
 CREATE TYPE replica_state        AS ENUM ('Available', 'Suspect', 'Lost', 'Deleting');
 CREATE TYPE transfer_state       AS ENUM ('Waiting', 'Running', 'Done', 'Failed');
 CREATE TYPE intent_state         AS ENUM ('Approved', 'Done', 'Void');
+CREATE TYPE operation_state      AS ENUM ('Active', 'Done', 'Cancelled');
 CREATE TYPE production_state     AS ENUM ('New', 'Active', 'Stopped', 'Completed');
 CREATE TYPE transformation_state AS ENUM ('New', 'Active', 'Flush', 'Stopped', 'Completed');
 CREATE TYPE task_state           AS ENUM ('Ready', 'Running', 'Done', 'Failed');
@@ -266,6 +267,8 @@ CREATE INDEX trigger_queue ON trigger (not_before, trigger_id) WHERE state = 'Ac
 -- What a class of files is owed, by the topology or by a rule that somebody added.
 CREATE TABLE policy (
     expires      timestamptz,                            -- nothing is owed any more from then on; NULL: for ever
+    promised     timestamptz NOT NULL DEFAULT now(),     -- since when it frees and removes what it does: see intent
+    remove_after interval,                               -- its files are Removed when they are so old; NULL: never
     policy_id    int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     copies       smallint NOT NULL CHECK (copies > 0),   -- verified copies at distinct data centres
     media        media NOT NULL DEFAULT 'disk',
@@ -316,22 +319,88 @@ CREATE INDEX transfer_running ON transfer (source_id, target_id) WHERE state = '
 CREATE INDEX transfer_open ON transfer (file_id) WHERE state <> 'Done';
 CREATE UNIQUE INDEX transfer_once ON transfer (file_id, target_id) WHERE state IN ('Waiting', 'Running');
 
--- An approved deletion of one replica, with the evidence that made it safe (I2, I3).
+-- An approved deletion of one replica, with the evidence that made it safe (I2, I3). `promised`: a policy said so before
+-- the file came. Of the others only so many are carried out in an hour, unless two people approved them.
 CREATE TABLE intent (
-    intent_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    file_id     bigint NOT NULL,
-    created     timestamptz NOT NULL DEFAULT now(),
-    state_since timestamptz NOT NULL DEFAULT now(),
-    policy_id   int,
-    storage_id  smallint NOT NULL,
-    state       intent_state NOT NULL DEFAULT 'Approved',
-    removal     boolean NOT NULL DEFAULT false,    -- the file is Removed: no copy is kept
-    actor       text NOT NULL,
-    why         text NOT NULL,
-    evidence    jsonb NOT NULL                     -- [{storage, site, verified_at}], and the file's sha256
+    intent_id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    file_id      bigint NOT NULL,
+    created      timestamptz NOT NULL DEFAULT now(),
+    state_since  timestamptz NOT NULL DEFAULT now(),
+    not_before   timestamptz NOT NULL DEFAULT now(), -- until then it may be undone in peace
+    policy_id    int,
+    operation_id int,                              -- the operation that it is part of
+    storage_id   smallint NOT NULL,
+    state        intent_state NOT NULL DEFAULT 'Approved',
+    removal      boolean NOT NULL DEFAULT false,   -- the file is Removed: no copy is kept
+    promised     boolean NOT NULL DEFAULT false,
+    cleared_by   text[],                           -- the two people who approved more than the hour's number
+    actor        text NOT NULL,
+    why          text NOT NULL,
+    evidence     jsonb NOT NULL                    -- {copies: [{storage, site, verified_at}], wanted, the file's sha256}
 );
 CREATE UNIQUE INDEX intent_once ON intent (file_id, storage_id) WHERE state = 'Approved';
-CREATE INDEX intent_queue ON intent (intent_id) WHERE state = 'Approved';
+CREATE INDEX intent_queue ON intent (storage_id, promised, (cleared_by IS NOT NULL), intent_id) WHERE state = 'Approved';
+CREATE INDEX intent_operation ON intent (operation_id, file_id) WHERE operation_id IS NOT NULL;
+
+-- How deletions go on each storage; without a row they go on as the settings say.
+CREATE TABLE storage_deletion (
+    storage_id smallint PRIMARY KEY REFERENCES storage,
+    per_hour   int CHECK (per_hour >= 0),           -- from the topology; NULL: the settings
+    paused     text,                                -- who paused them, and why; NULL: they go on
+    stopped    timestamptz,                         -- since when the hour's number is used up and more wait for two people
+    not_before timestamptz NOT NULL DEFAULT now(),  -- the storage did not answer: until then it is left alone
+    trouble    text NOT NULL DEFAULT ''
+);
+
+-- Deletions that began in each minute of the last hour or so.
+CREATE TABLE deletion_minute (
+    storage_id smallint NOT NULL REFERENCES storage,
+    minute     timestamptz NOT NULL,
+    promised   boolean NOT NULL,
+    n_files    int NOT NULL,
+    PRIMARY KEY (storage_id, minute, promised)
+) WITH (fillfactor = 50);
+
+-- Who approved more deletions on a storage than an hour's number: those up to an intent, as he saw them.
+CREATE TABLE deletion_approval (
+    approval_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at          timestamptz NOT NULL DEFAULT now(),
+    up_to       bigint NOT NULL,                    -- the last intent that was there
+    n_files     int NOT NULL,                       -- so many waited
+    storage_id  smallint NOT NULL REFERENCES storage,
+    name        text NOT NULL
+);
+CREATE INDEX deletion_approval_storage ON deletion_approval (storage_id, approval_id);
+
+-- One change of where the copies of many files lie, tracked until it is done for every one of them.
+CREATE TYPE operation_kind AS ENUM ('replicate', 'move', 'delete');
+CREATE TABLE operation (
+    operation_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    created      timestamptz NOT NULL DEFAULT now(),
+    state_since  timestamptz NOT NULL DEFAULT now(),
+    not_before   timestamptz NOT NULL DEFAULT now(), -- then it is looked after again
+    n_files      bigint NOT NULL DEFAULT 0,
+    n_bytes      bigint NOT NULL DEFAULT 0,
+    after_id     bigint NOT NULL DEFAULT 0,         -- deletions were asked for of files up to this one
+    policy_id    int,                               -- asks for the copies while it is Active
+    kind         operation_kind NOT NULL,
+    state        operation_state NOT NULL DEFAULT 'Active',
+    copies       smallint NOT NULL,                 -- wanted at `target`
+    name         text NOT NULL UNIQUE,
+    files        text NOT NULL,                     -- what was asked for, in words
+    target       text NOT NULL DEFAULT '',          -- storage expression: where copies are made
+    source       text NOT NULL DEFAULT '',          -- storage expression: where copies are deleted
+    actor        text NOT NULL
+);
+CREATE INDEX operation_active ON operation (not_before) WHERE state = 'Active';
+
+-- The files of an operation, fixed when it begins.
+CREATE TABLE operation_file (
+    file_id      bigint NOT NULL,
+    operation_id int NOT NULL,
+    given_up     text,                              -- why a person took it out: nothing more is done for it
+    PRIMARY KEY (operation_id, file_id)
+);
 
 -- ============================================================================================ audit
 -- What the audit knows of each storage. The marker lies on the storage itself, in /.lightkeeper/storage, so that another
@@ -577,6 +646,8 @@ CREATE TRIGGER guard AFTER UPDATE ON transfer REFERENCING OLD TABLE AS old_rows 
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_move('transfer_id');
 CREATE TRIGGER guard AFTER UPDATE ON intent REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_move('intent_id');
+CREATE TRIGGER guard AFTER UPDATE ON operation REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_move('operation_id');
 CREATE TRIGGER guard AFTER UPDATE ON production REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_move('production_id');
 CREATE TRIGGER guard AFTER UPDATE ON transformation REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
