@@ -19,6 +19,7 @@ import pytest
 
 from lightkeeper.adapters.mover_stream import StreamMover
 from lightkeeper.adapters.storage_posix import PosixStorage
+from lightkeeper.adapters.storage_webdav import WebdavStorage
 from lightkeeper.context import Context, Log
 from lightkeeper.domain.catalog import NewFile
 from lightkeeper.domain.fixity import fixity_of
@@ -201,21 +202,21 @@ def build_context(database: Database, root: Path, log: Log | None = None, **sett
             | settings
         ),
         log=log or SilentLog(),
-        storage_drivers={"posix": PosixStorage},
+        storage_drivers={"posix": PosixStorage, "webdav": WebdavStorage},
         mover=StreamMover(),
         executors={"none": NoPilots()},
         observatories=(PlainObservatory(),),
     )
 
 
-def build_world(database: Database, root: Path) -> World:
+def build_world(database: Database, root: Path, storages: str = TOPOLOGY, **settings: Any) -> World:
     """A world with its topology, on an empty database and an empty folder."""
-    ctx = build_context(database, root)
+    ctx = build_context(database, root, **settings)
     with database.transaction() as conn:
         topology_store.put_keys(conn, ctx.metadata_keys)
     for name in ("mountain", "north", "east", "south", "vault"):
         (root / name).mkdir(exist_ok=True)
-    topology.apply(ctx, TOPOLOGY.replace("ROOT", str(root)))
+    topology.apply(ctx, storages.replace("ROOT", str(root)))
     return World(ctx, root)
 
 

@@ -1,6 +1,7 @@
 """Disks that are small, so that they can be full: a tmpfs of some megabytes. Only root can mount one."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -52,3 +53,53 @@ def small_disk(at: Path, megabytes: float) -> Iterator[Disk]:
         yield Disk(at)
     finally:
         subprocess.run(["umount", "--lazy", str(at)], check=True)
+
+
+class PoweredDisk:
+    """A disk whose power can be cut: what was not synced is gone then, because the kernel kept it. It is an ext4 image
+    on a loop device with direct I/O and a long commit interval: what lies in the image's file is what lies on the disk.
+    """
+
+    def __init__(self, at: Path, image: Path, megabytes: int = 32) -> None:
+        self.at = at
+        self._image = image
+        self._device = ""
+        at.mkdir(parents=True, exist_ok=True)
+        with image.open("wb") as file:
+            file.truncate(megabytes << 20)
+        try:
+            run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", image)
+            self._mount()
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no ext4 image on a loop device here: {getattr(error, 'stderr', error)}")
+        if run("losetup", "--noheadings", "--output", "DIO", self._device) != "1":
+            self.close()
+            pytest.skip("the loop device has no direct I/O here: it would keep back what a disk has")
+
+    def sync(self) -> None:
+        """Everything so far is on the disk."""
+        run("sync", "--file-system", self.at)
+
+    def cut_power(self) -> None:
+        """Forget what was not synced, and mount again what is left."""
+        left = self._image.with_name("left")
+        shutil.copyfile(self._image, left)
+        self.close()
+        left.replace(self._image)
+        self._mount()
+
+    def close(self) -> None:
+        """Unmount."""
+        if self._device:
+            run("umount", self.at)
+            run("losetup", "--detach", self._device)
+            self._device = ""
+
+    def _mount(self) -> None:
+        self._device = run("losetup", "--direct-io=on", "--find", "--show", self._image)
+        run("mount", "-t", "ext4", "-o", "commit=300", self._device, self.at)
+
+
+def run(*command: str | Path) -> str:
+    """What a command prints; raises when it fails."""
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True).stdout.strip()

@@ -2,8 +2,10 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
+from lightkeeper.adapters.storage_posix import PosixStorage
+from lightkeeper.domain.errors import Unavailable
 from lightkeeper.domain.names import Fixity
 from lightkeeper.ports import Entry, Mover, Storage
 
@@ -81,3 +83,87 @@ def _with_one_byte_flipped(chunk: bytes) -> bytes:
     damaged = bytearray(chunk)
     damaged[len(damaged) // 2] ^= 0xFF
     return bytes(damaged)
+
+
+class Network:
+    """Which storages nobody reaches now. `driver` is for `Context.storage_drivers`: a storage of another driver that
+    does not answer while its name is in `cut`, also in the middle of a file."""
+
+    def __init__(self) -> None:
+        self.cut: set[str] = set()
+
+    def driver(self, inner: Callable[[str, str], Storage]) -> Callable[[str, str], Storage]:
+        """The maker of storages behind this network."""
+        return lambda name, root: _Behind(self, name, inner(name, root))
+
+    def check(self, name: str) -> None:
+        """Raise Unavailable when the storage cannot be reached."""
+        if name in self.cut:
+            raise Unavailable(f"storage {name} does not answer", hint="look at its network")
+
+
+class _Behind:
+    """A storage behind a network."""
+
+    def __init__(self, network: Network, name: str, storage: Storage) -> None:
+        self._check = lambda: network.check(name)
+        self._storage = storage
+        if isinstance(storage, PosixStorage):
+            self.local_path = storage.local_path  # what lies on site is looked at without a network
+
+    def open(self, path: str) -> BinaryIO:
+        self._check()
+        return cast(BinaryIO, _Checked(self._storage.open(path), self._check))
+
+    def write(self, path: str, chunks: Iterable[bytes]) -> int:
+        self._check()
+        size = self._storage.write(path, self._checked(chunks))
+        self._check()
+        return size
+
+    def rename(self, source: str, target: str) -> None:
+        self._check()
+        self._storage.rename(source, target)
+
+    def delete(self, path: str) -> bool:
+        self._check()
+        return self._storage.delete(path)
+
+    def stat(self, path: str) -> Entry | None:
+        self._check()
+        return self._storage.stat(path)
+
+    def list(self, prefix: str = "/") -> Iterator[Entry]:
+        self._check()
+        return self._storage.list(prefix)
+
+    def probe(self) -> None:
+        self._check()
+        self._storage.probe()
+
+    def _checked(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self._check()
+            yield chunk
+        self._check()
+
+
+class _Checked:
+    """An open file whose reads ask the network first."""
+
+    def __init__(self, file: BinaryIO, check: Callable[[], None]) -> None:
+        self._file = file
+        self._check = check
+
+    def read(self, size: int = -1) -> bytes:
+        self._check()
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> "_Checked":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()

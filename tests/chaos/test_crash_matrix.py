@@ -1,0 +1,171 @@
+"""A worker is killed, or the power of its storages fails, at one system call after the other of each step.
+
+Each time it goes on, all promises hold with every byte read, and the file has two verified copies and none on site.
+"""
+
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from tests.chaos.clock import pass_time
+from tests.chaos.daemon import TREE, command
+from tests.conftest import World, build_world
+from tests.engines.disks import PoweredDisk
+
+from lightkeeper.steps import heal, ingest, replicate, transfer
+from lightkeeper.store.db import Database
+
+SEED = int(os.environ.get("LIGHTKEEPER_TEST_SEED", "1"))
+CALLS = ("sendto", "write", "fsync", "renameat", "unlinkat", "unlink", "mkdirat")
+
+
+@pytest.fixture(autouse=True)
+def _strace() -> None:
+    tried = subprocess.run(["strace", "-o", "/dev/null", "true"], check=False) if shutil.which("strace") else None
+    if tried is None or tried.returncode:
+        pytest.skip("strace is not installed or not allowed: apt-get install strace")
+
+
+# --- up to the step that dies ------------------------------------------------------------------------------
+def delivered(world: World, path: str) -> None:
+    world.deliver(path, content="light" * 1000)
+    ingest.scan(world.ctx)
+
+
+def to_be_copied(world: World, path: str) -> None:
+    delivered(world, path)
+    world.ingest()
+    replicate.settle(world.ctx)
+
+
+def half_way(world: World, path: str) -> None:
+    """One copy is made, the second is waiting."""
+    to_be_copied(world, path)
+    transfer.carry_out(world.ctx)
+    replicate.settle(world.ctx)
+
+
+def to_be_freed(world: World, path: str) -> None:
+    half_way(world, path)
+    transfer.carry_out(world.ctx)
+    replicate.settle(world.ctx)
+    assert world.value("SELECT count(*) FROM intent WHERE state = 'Approved'") == 1
+
+
+STEPS: dict[str, Callable[[World, str], None]] = {
+    "ingest": delivered,
+    "transfer": to_be_copied,
+    "transfer again": half_way,
+    "delete": to_be_freed,
+}
+
+
+# --- the matrix --------------------------------------------------------------------------------------------
+def dies(world: World, step: str, call: str, number: int) -> bool:
+    """Run the step in a process of its own, killed at the `number`-th `call`; False when there is none so late."""
+    tracer = ("strace", "-qq", "-f", "-o", "/dev/null", "-e", f"trace={call}")
+    inject = ("-e", f"inject={call}:signal=SIGKILL:when={number}")
+    duty = command(world.ctx.db.url, world.root, "--once", step.split()[0])
+    ended = subprocess.run([*tracer, *inject, *duty], cwd=TREE, capture_output=True, text=True, check=False)
+    assert ended.returncode in (0, -9, 137), ended.stderr
+    return ended.returncode != 0
+
+
+def deliver_again_unless_known(world: World, path: str) -> None:
+    """What the array control had not synced may be gone, or be there without its bytes, until it is registered."""
+    file = world.root / "mountain" / path[1:]
+    if not world.value("SELECT count(*) FROM file WHERE name = %s", file.name):
+        for left in (file, file.with_name(file.name + ".trigger")):
+            left.unlink(missing_ok=True)
+        delivered(world, path)
+
+
+def recovers(world: World, path: str) -> None:
+    pass_time(world, hours=1)
+    heal.release_abandoned(world.ctx)
+    for _ in range(2):
+        world.ingest()
+        world.settle()
+        pass_time(world, hours=1)
+    copies = world.copies(path)
+    assert len(copies) == 2, f"{path}: {copies}"
+    assert set(copies.values()) == {"Available"}
+    assert "mountain" not in copies
+    assert not list((world.root / "mountain/test").rglob("*.*"))
+    assert world.violations() == []
+
+
+def points(world: World, step: str, chosen: Callable[[str, int], bool], after: Callable[[], None]) -> int:
+    """Die at every chosen point of a step; how many there were."""
+    found = 0
+    for call in CALLS:
+        for number in count(1):
+            if not chosen(call, number):
+                if number > 200:
+                    break
+                continue
+            path = f"/test/{step.replace(' ', '-')}/{call}-{number}.plain"
+            STEPS[step](world, path)
+            dead = dies(world, step, call, number)
+            if dead:
+                found += 1
+                after()
+                deliver_again_unless_known(world, path)
+            recovers(world, path)
+            if not dead:
+                break
+    return found
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.feature("X-02")
+def test_killed_at_some_system_calls_of_a_step_nothing_is_lost(world: World, step: str):
+    chance = random.Random(f"{SEED} {step}")
+    some = {(call, chance.randrange(1, most)) for call, most in (("fsync", 6), ("sendto", 30), ("sendto", 30))}
+    assert points(world, step, lambda call, number: (call, number) in some, lambda: None) >= 1
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.feature("X-02")
+def test_killed_at_any_system_call_of_a_step_nothing_is_lost(world: World, step: str, capsys):
+    found = points(world, step, lambda _call, _number: True, lambda: None)
+    with capsys.disabled():
+        print(f"\n{step}: killed at {found} points")
+    assert found > 20
+
+
+@pytest.fixture
+def powered(tmp_path: Path, database: Database) -> Iterator[tuple[World, PoweredDisk]]:
+    """A world all of whose storages lie on one disk whose power can be cut."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount an image")
+    disk = PoweredDisk(tmp_path / "world", tmp_path / "image")
+    try:
+        yield build_world(database, disk.at), disk
+    finally:
+        disk.close()
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("step", STEPS)
+def test_without_power_at_any_system_call_of_a_step_nothing_is_lost(
+    powered: tuple[World, PoweredDisk], step: str, capsys
+):
+    world, disk = powered
+
+    def cut_power() -> None:
+        disk.cut_power()
+        assert world.violations() == [], "what was acknowledged is not there"
+
+    found = points(world, step, lambda _call, _number: True, cut_power)
+    with capsys.disabled():
+        print(f"\n{step}: without power at {found} points")
+    assert found > 20
