@@ -6,7 +6,6 @@ Embedded PostgreSQL with fsync on; two data centres and an observatory, as the p
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 from bench.__main__ import Measure
@@ -15,7 +14,7 @@ from lightkeeper.context import Context
 from lightkeeper.domain.catalog import KeyLevel, KeyType, MetaKey, Vocabulary
 from lightkeeper.instance import _Silent
 from lightkeeper.settings import Settings
-from lightkeeper.steps import replicate, topology
+from lightkeeper.steps import replicate, topology, transfer
 from lightkeeper.store import catalog, postgres, provenance, transfers
 from lightkeeper.store import topology as places
 from lightkeeper.store.db import Database
@@ -62,11 +61,11 @@ def run(scale: str) -> list[Measure]:
         register(database, keys, activity, n)
         planned = timed(lambda: until_done(lambda: replicate.settle(ctx)))
         idle = timed(lambda: until_done(lambda: replicate.settle(ctx)))
-        recorded = timed(lambda: record(database))
+        recorded = timed(lambda: record(ctx))
         topology.apply(ctx, document.replace("MOST", "1"))
-        with database.transaction() as conn:
-            transfers.claim_transfers(conn, 10, timedelta(hours=1))
-        full = timed(lambda: [claim(database, 1) for _ in range(20)]) / 20
+        while transfer.claim(ctx):
+            pass
+        full = timed(lambda: [transfer.claim(ctx) for _ in range(20)]) / 20
         until_done(lambda: replicate.settle(ctx))
         database.close()
     return [
@@ -94,20 +93,15 @@ def register(database: Database, keys: list[MetaKey], activity: int, n: int) -> 
             catalog.register(conn, batch, names, activity)
 
 
-def record(database: Database) -> None:
-    """Claim transfers a hundred at once and record each as arrived."""
+def record(ctx: Context) -> None:
+    """Claim streams of transfers and record them as arrived."""
     done = 0
     while done < CLAIMS:
-        for transfer in claim(database, 100):
-            with database.transaction() as conn:
-                if transfers.lock_transfer(conn, transfer):
-                    transfers.arrived(conn, transfer, transfer.sha256)
-            done += 1
-
-
-def claim(database: Database, n: int) -> list[transfers.ClaimedTransfer]:
-    with database.transaction() as conn:
-        return transfers.claim_transfers(conn, n, timedelta(hours=1))
+        stream = transfer.claim(ctx)
+        with ctx.db.transaction() as conn:
+            transfers.still_ours(conn, stream)
+            transfers.arrived(conn, stream, 1.0)
+        done += len(stream)
 
 
 def until_done(duty: Callable[[], int]) -> None:

@@ -152,10 +152,14 @@ class Mover(Protocol):
         target: Storage,
         target_path: str,
         progress: Callable[[int], None],
+        *,
+        paced: bool = False,
     ) -> Fixity:
         """Copy, read the copy back at its destination and return the fixity of what was read back.
 
-        `progress` is told the bytes written so far, now and then. Raises what the storages raise.
+        `progress` is told the bytes written so far, now and then. With `paced` it is told after every piece, of some MB
+        at most, and holds the copy back so that a limit is kept: only a copy whose bytes pass through here can do that.
+        Raises what the storages raise.
         """
         ...
 

@@ -65,6 +65,9 @@ class Settings(BaseSettings):
     transfer_threads: int = Field(4, ge=1, description="Files copied at once.")
     transfer_attempts: int = Field(10, ge=1, description="Attempts before a transfer is given up.")
     retry_after: Seconds = Field(timedelta(seconds=2), description="Wait before the second attempt; doubles each time.")
+    stalled_after: Seconds = Field(
+        timedelta(minutes=15), description="A copy that does not move for so long is taken over by another worker."
+    )
     lease: Seconds = Field(timedelta(seconds=60), description="How long work is ours without a sign of life.")
 
     delete_threads: int = Field(4, ge=1, description="Storages on which deletions are carried out at once.")

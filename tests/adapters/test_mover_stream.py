@@ -87,7 +87,8 @@ def test_progress_grows_and_ends_with_the_size(source, target):
     source.write(PATH, [b"a" * MIB] * 3)
     told: list[int] = []
     StreamMover(progress_seconds=0).copy(source, PATH, target, PATH, told.append)
-    assert told == [MIB, 2 * MIB, 3 * MIB, 3 * MIB]
+    assert told[:3] == [MIB, 2 * MIB, 3 * MIB]
+    assert set(told[3:]) == {3 * MIB}, "while it is read back nothing more is written"
 
 
 def test_progress_is_not_told_for_every_chunk(source, target):

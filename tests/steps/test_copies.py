@@ -206,14 +206,12 @@ def test_a_crash_between_arrival_and_commit_copies_again_over_itself(world: Worl
 def test_a_late_worker_whose_transfer_was_taken_over_records_nothing(world: World):
     world.register(FILE)
     replicate.settle(world.ctx)
-    with world.ctx.db.transaction() as conn:
-        (late,) = transfer.transfers.claim_transfers(conn, 1, world.ctx.settings.lease)
+    (late,) = transfer.claim(world.ctx)
     heal.after_restart(world.ctx)
+    (ours,) = transfer.claim(world.ctx)
     with world.ctx.db.transaction() as conn:
-        (ours,) = transfer.transfers.claim_transfers(conn, 1, world.ctx.settings.lease)
-    with world.ctx.db.transaction() as conn:
-        assert not transfer.transfers.lock_transfer(conn, late)
-        assert transfer.transfers.lock_transfer(conn, ours)
+        assert transfer.transfers.still_ours(conn, [late]) == set()
+        assert transfer.transfers.still_ours(conn, [ours]) == {ours.transfer_id}
     world.value("UPDATE transfer SET lease_until = now() - interval '1 s' RETURNING 1")
     heal.release_abandoned(world.ctx)
     world.settle()
@@ -230,10 +228,10 @@ def test_a_link_carries_no_more_than_it_may(world: World):
         world.deliver(f"/test/raw/n{n}.plain", night=f"2030-01-{1 + n % 3:02}")
     world.ingest()
     replicate.settle(world.ctx)
-    with world.ctx.db.transaction() as conn:
-        claimed = transfer.transfers.claim_transfers(conn, 100, world.ctx.settings.lease)
-        names = {s.storage_id: s.name for s in world.storages}
-    per_target = [names[t.target_id] for t in claimed]
+    names = {s.storage_id: s.name for s in world.storages}
+    per_target = []
+    while stream := transfer.claim(world.ctx):
+        per_target.append(names[stream[0].target_id])
     assert {name: per_target.count(name) for name in set(per_target)} == {"north": 2, "east": 1, "south": 1}
     heal.after_restart(world.ctx)
     world.settle()
@@ -265,7 +263,8 @@ def test_a_disk_error_at_the_source_is_an_attempt_that_failed_and_stops_nothing_
     world.register(*names)
     replicate.settle(world.ctx)
     unreadable = world.having(mover=Unreadable())
-    assert sum(transfer.carry_out(unreadable.ctx) for _ in names) == 3
+    while transfer.carry_out(unreadable.ctx) and not world.value("SELECT bool_and(attempts > 0) FROM transfer"):
+        pass
     assert world.value("SELECT array_agg(DISTINCT error) FROM transfer") == ["reading failed: Input/output error"]
     world.settle()
     assert all(len(world.copies(name)) == 2 for name in names)

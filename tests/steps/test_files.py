@@ -283,7 +283,7 @@ def test_what_went_over_a_link_stays_counted_when_its_file_is_forgotten(world: W
     assert len(world.copies(A)) == 2
     assert files.unregister(world.ctx, [A], "wrong list").done == [A]
     assert world.violations() == []
-    assert world.value("SELECT sum(n_transfers) FROM link_count") == 1
+    assert world.value("SELECT sum(n_transfers) FROM transfer_log") == 1
 
 
 # --- lists ---------------------------------------------------------------------------------------------------

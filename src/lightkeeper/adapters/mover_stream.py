@@ -28,20 +28,35 @@ class StreamMover:
         target: Storage,
         target_path: str,
         progress: Callable[[int], None],
+        *,
+        paced: bool = False,
     ) -> Fixity:
-        """Copy, read the copy back and return its fixity. `progress` is told now and then, and at the end."""
+        """Copy, read the copy back and return its fixity. `progress` is told now and then, when `paced` after every
+        chunk, and at the end."""
+        every = 0.0 if paced else self._progress_seconds
         with source.open(source_path) as file:
-            written = target.write(target_path, self._reported(chunks_of(file), progress))
+            written = target.write(target_path, _reported(chunks_of(file), progress, every))
         progress(written)
         with target.open(target_path) as copy:
-            return fixity_of(chunks_of(copy))
+            return fixity_of(_read_back(chunks_of(copy), lambda: progress(written), self._progress_seconds))
 
-    def _reported(self, chunks: Iterable[bytes], progress: Callable[[int], None]) -> Iterator[bytes]:
-        written = 0
-        told = time.monotonic()
-        for chunk in chunks:
-            yield chunk
-            written += len(chunk)
-            if time.monotonic() - told >= self._progress_seconds:
-                progress(written)
-                told = time.monotonic()
+
+def _reported(chunks: Iterable[bytes], progress: Callable[[int], None], every: float) -> Iterator[bytes]:
+    written = 0
+    told = time.monotonic()
+    for chunk in chunks:
+        yield chunk
+        written += len(chunk)
+        if time.monotonic() - told >= every:
+            progress(written)
+            told = time.monotonic()
+
+
+def _read_back(chunks: Iterable[bytes], alive: Callable[[], None], every: float) -> Iterator[bytes]:
+    """`chunks`; whoever follows the copy hears now and then that it goes on."""
+    told = time.monotonic()
+    for chunk in chunks:
+        yield chunk
+        if time.monotonic() - told >= every:
+            alive()
+            told = time.monotonic()

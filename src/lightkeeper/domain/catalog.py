@@ -169,6 +169,10 @@ class StorageElement:
     latitude: float | None = None
     longitude: float | None = None
     attributes: Mapping[str, str] = field(default_factory=dict[str, str])
+    max_transfers: int = 8
+    """Streams that go from or to it at once."""
+    max_rate: int | None = None
+    """Bytes per second that go from or to it; None: no limit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Called by the API for `lightkeeper apply`. What the document does not mention st
 import re
 from datetime import timedelta
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
@@ -60,7 +60,8 @@ class ScrubPart(Part):
 
 
 class StoragePart(Part):
-    """A storage element. `ingest`: the array control delivers here. `attributes`: what storage expressions ask for."""
+    """A storage element. `ingest`: the array control delivers here. `attributes`: what storage expressions ask for.
+    `max_transfers`, `max_rate`: streams, and bytes per second, from and to it at once."""
 
     site: str
     root: str
@@ -69,6 +70,8 @@ class StoragePart(Part):
     ingest: bool = False
     enabled: bool = True
     attributes: dict[str, str | int | float] = {}
+    max_transfers: int = Field(8, ge=1, le=1000)
+    max_rate: str | None = None
     scrub: ScrubPart | None = None
 
 
@@ -94,6 +97,10 @@ class PolicyPart(Part):
     min_distance_km: float = Field(0, ge=0, le=20_100)
 
 
+Activity = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+Share = Annotated[float, Field(gt=0, le=1000)]
+
+
 class Document(Part):
     """The whole topology."""
 
@@ -102,6 +109,7 @@ class Document(Part):
     storages: dict[str, StoragePart] = {}
     links: list[LinkPart] = []
     policies: dict[str, PolicyPart] = {}
+    shares: dict[Activity, Share] = {}
 
 
 def read(text: str) -> Document:
@@ -117,7 +125,7 @@ def read(text: str) -> Document:
     except (YAMLError, ValueError, RecursionError) as error:
         raise Invalid(f"the topology is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise Invalid("the topology must be a map with the keys sites, storages, links, policies")
+        raise Invalid("the topology must be a map with the keys sites, storages, links, policies, shares")
     try:
         return Document.model_validate(content)
     except ValidationError as error:
@@ -183,6 +191,7 @@ def _check(ctx: Context, conn: Connection, document: Document) -> None:
         _is_known(storage.site, sites, f"storages.{name}.site")
         _is_known(storage.driver, ctx.storage_drivers, f"storages.{name}.driver")
         _schedule(storage)
+        _rate(storage)
     for link in document.links:
         _is_known(link.source, sites, "links.from")
         _is_known(link.target, sites, "links.to")
@@ -264,7 +273,10 @@ def _differences(conn: Connection, document: Document) -> list[str]:
     own = scrub.schedules(conn)
     for storage in topology.storages(conn):
         read_again = _in_words(*own.get(storage.storage_id, (None, None)))
-        have[f"storage {storage.name}"] = _storage_part(storage).model_dump() | {"scrub": read_again}
+        have[f"storage {storage.name}"] = _storage_part(storage).model_dump() | {
+            "scrub": read_again,
+            "max_rate": storage.max_rate,
+        }
     for link in topology.links(conn):
         have[f"link {link.source} to {link.target}"] = {
             "max_transfers": link.max_transfers,
@@ -281,9 +293,11 @@ def _differences(conn: Connection, document: Document) -> list[str]:
             "at": policy.at,
             "min_distance_km": policy.min_distance,
         }
+    have |= {f"share of {activity}": {"share": share} for activity, share in topology.shares(conn).items()}
     want: dict[str, dict[str, Any]] = {f"site {n}": p.model_dump() for n, p in document.sites.items()}
     want |= {
-        f"storage {n}": p.model_dump() | {"attributes": _attributes(p), "scrub": _in_words(*_schedule(p))}
+        f"storage {n}": p.model_dump()
+        | {"attributes": _attributes(p), "scrub": _in_words(*_schedule(p)), "max_rate": _rate(p)}
         for n, p in document.storages.items()
     }
     want |= {
@@ -291,6 +305,7 @@ def _differences(conn: Connection, document: Document) -> list[str]:
         for p in document.links
     }
     want |= {f"policy {n}": p.model_dump() for n, p in document.policies.items()}
+    want |= {f"share of {activity}": {"share": share} for activity, share in document.shares.items()}
     changes: list[str] = []
     for name, wanted in want.items():
         if name not in have:
@@ -314,6 +329,7 @@ def _storage_part(storage: StorageElement) -> StoragePart:
         ingest=storage.ingest,
         enabled=storage.enabled,
         attributes=dict(storage.attributes),
+        max_transfers=storage.max_transfers,
     )
 
 
@@ -376,8 +392,10 @@ def _write(conn: Connection, document: Document, changes: list[str]) -> None:
             _attributes(storage),
         )
         scrub.put_schedule(conn, name, *_schedule(storage))
+        topology.put_limits(conn, name, storage.max_transfers, _rate(storage))
     for link in document.links:
         topology.put_link(conn, link.source, link.target, link.max_transfers, _rate(link))
+    topology.put_shares(conn, document.shares)
     vocabulary = topology.vocabulary(conn)
     for name, policy in document.policies.items():
         set_query = Query.from_map(policy.files, vocabulary).jsonpath(vocabulary, KeyLevel.SET) or "true"
@@ -402,6 +420,6 @@ def _attributes(storage: StoragePart) -> dict[str, str]:
     return {key: str(value) for key, value in storage.attributes.items()}
 
 
-def _rate(link: LinkPart) -> int | None:
+def _rate(part: LinkPart | StoragePart) -> int | None:
     """Bytes per second; None: unlimited."""
-    return parse_rate(link.max_rate) if link.max_rate is not None else None
+    return parse_rate(part.max_rate) if part.max_rate is not None else None

@@ -7,79 +7,148 @@ that was made but not recorded is made again over itself.
 
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
+
+import psycopg
 
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import StorageElement
 from lightkeeper.domain.errors import Corrupt, LightkeeperError, NotFound, Unavailable
 from lightkeeper.domain.fixity import chunks_of, fixity_of
 from lightkeeper.domain.states import Replica
-from lightkeeper.domain.work import retry_delay
+from lightkeeper.domain.transferring import LinkLimit, Load, in_turn, next_attempt, next_stream
 from lightkeeper.ports import Storage
 from lightkeeper.steps import markers
-from lightkeeper.store import db, topology, transfers, transitions
-from lightkeeper.store.transfers import ClaimedTransfer
+from lightkeeper.store import db, meters, topology, transfers, transitions
+from lightkeeper.store.transfers import ClaimedTransfer, Failure
 
 ARRIVALS = "/.lightkeeper/arrivals"
 """Where a copy lies until it was read back: nothing under an LFN is ever unverified."""
-BATCH = 1
-"""A lease runs while its file is copied, so only what is copied at once is claimed."""
 
 
 def carry_out(ctx: Context) -> int:
-    """Claim a few waiting transfers and make them; return how many were tried."""
+    """Claim the next stream of waiting transfers and make them, one after the other; return how many were tried."""
+    stream = claim(ctx)
+    if not stream:
+        return 0
     with ctx.db.transaction() as conn:
-        claimed = transfers.claim_transfers(conn, BATCH, ctx.settings.lease)
         storages = {s.storage_id: s for s in topology.storages(conn)}
-    for transfer in claimed:
-        try:
-            _copy(ctx, transfer, storages)
-        except LightkeeperError as error:
-            _did_not_arrive(ctx, transfer, storages, error)
-        except OSError as error:  # the medium of the source: what reads a file there is the operating system
-            _did_not_arrive(ctx, transfer, storages, Corrupt(f"reading failed: {error.strerror or error}"))
-    return len(claimed)
+        links = topology.link_limits(conn)
+    source, target = storages[stream[0].source_id], storages[stream[0].target_id]
+    way = _Way(ctx, source, target, links.get((source.site, target.site), LinkLimit()).max_rate)
+    came: list[ClaimedTransfer] = []
+    failed: list[tuple[ClaimedTransfer, LightkeeperError, str]] = []
+    began = time.monotonic()
+    with _lease_kept(ctx, stream, way):
+        for transfer in stream:
+            try:
+                _copy(ctx, transfer, way)
+                came.append(transfer)
+            except LightkeeperError as error:
+                failed.append((transfer, error, _source_fault(ctx, transfer, way, error)))
+                if isinstance(error, Unavailable):
+                    break  # whoever does not answer now will not answer for the next file either
+    seconds = time.monotonic() - began
+    db.until_free(lambda: _record(ctx, stream, came, failed, seconds))
+    for transfer in came:
+        ctx.log.info("copied", file=transfer.path, to=target.name, bytes=transfer.size)
+    for transfer, error, fault in failed:
+        ctx.log.warning("not copied", file=transfer.path, attempt=transfer.attempts, why=error.message, source=fault)
+    return len(came) + len(failed)
 
 
-def _copy(ctx: Context, transfer: ClaimedTransfer, storages: dict[int, StorageElement]) -> None:
-    source, target = ctx.storage(storages[transfer.source_id]), ctx.storage(storages[transfer.target_id])
+def claim(ctx: Context) -> list[ClaimedTransfer]:
+    """The transfers of one stream, ours until their leases end; none when nothing waits that has room on its way."""
+    with ctx.db.transaction() as conn:
+        transfers.hold_claims(conn)
+        heads = transfers.queue_heads(conn)
+        if not heads:
+            return []
+        storages = {s.storage_id: s for s in topology.storages(conn)}
+        links = topology.link_limits(conn)
+        load = Load.of(transfers.running_streams(conn), storages)
+        for head in in_turn(heads, load, topology.shares(conn)):
+            stream = next_stream(transfers.queued(conn, head), storages[head.target_id], storages, links, load)
+            if stream:
+                return transfers.start(conn, stream, ctx.settings.lease)
+    return []
+
+
+class _Way:
+    """From one storage to another, with the rates that hold on it. Threads have one each."""
+
+    def __init__(self, ctx: Context, source: StorageElement, target: StorageElement, link_rate: int | None) -> None:
+        self.source, self.target = source, target
+        self._ctx = ctx
+        limits = {
+            f"link {source.site} to {target.site}": link_rate,
+            f"storage {source.name}": source.max_rate,
+            f"storage {target.name}": target.max_rate,
+        }
+        self._rates = {name: rate for name, rate in limits.items() if rate}
+        self._granted = 0
+        self._told = 0
+        self.moved = time.monotonic()
+
+    @property
+    def paced(self) -> bool:
+        """Whether a rate is to be kept."""
+        return bool(self._rates)
+
+    def begin(self) -> None:
+        """The next file begins."""
+        self._told = 0
+
+    def progress(self, done: int) -> None:
+        """So many bytes of the file went; returns when the next may go."""
+        self.moved = time.monotonic()
+        count, self._told = done - self._told, done
+        self._granted -= count
+        if self._rates and self._granted < 0:
+            grant = max(-self._granted, min(self._rates.values()) // 8)
+            with self._ctx.db.transaction() as conn:
+                wait = meters.reserve(conn, self._rates, grant)
+            self._granted += grant
+            time.sleep(max(0.0, wait))
+            self.moved = time.monotonic()
+
+
+def _copy(ctx: Context, transfer: ClaimedTransfer, way: _Way) -> None:
+    """Bring one copy and read it back; it is complete under its name when this returns. Raises LightkeeperError."""
+    source, target = ctx.storage(way.source), ctx.storage(way.target)
     arrival = f"{ARRIVALS}/{transfer.transfer_id}.{transfer.epoch}"
-    markers.ensure(ctx, storages[transfer.target_id])  # else the copy would lie below the mount point, and count
+    markers.ensure(ctx, way.target)  # else the copy would lie below the mount point, and count
+    way.begin()
     try:
-        with _lease_kept(ctx, transfer):
-            read_back = ctx.mover.copy(source, transfer.path, target, arrival, _at_rate(transfer))
+        read_back = ctx.mover.copy(source, transfer.path, target, arrival, way.progress, paced=way.paced)
         if (read_back.size, read_back.sha256) != (transfer.size, transfer.sha256):
             raise Corrupt(
-                f"it arrived at {storages[transfer.target_id].name} with sha256 {read_back.sha256[:12]}… and "
-                f"{read_back.size} bytes instead of {transfer.sha256[:12]}… and {transfer.size}"
+                f"it arrived at {way.target.name} with sha256 {read_back.sha256[:12]}… and {read_back.size} bytes "
+                f"instead of {transfer.sha256[:12]}… and {transfer.size}"
             )
         target.rename(arrival, transfer.path)
-    except (LightkeeperError, OSError):
+    except (LightkeeperError, OSError) as error:
         with suppress(LightkeeperError):  # it is in the way of nobody
             target.delete(arrival)
+        if isinstance(error, OSError):  # the medium of the source: what reads a file there is the operating system
+            raise Corrupt(f"reading failed: {error.strerror or error}") from error
         raise
-    db.until_free(lambda: _record(ctx, transfer, read_back.sha256))
-    ctx.log.info("copied", file=transfer.path, to=storages[transfer.target_id].name, bytes=transfer.size)
-
-
-def _record(ctx: Context, transfer: ClaimedTransfer, sha256: str) -> None:
-    """The copy is a replica from now on, if the transfer is still ours."""
-    with ctx.db.transaction() as conn:
-        if transfers.lock_transfer(conn, transfer):
-            transfers.arrived(conn, transfer, sha256)
 
 
 @contextmanager
-def _lease_kept(ctx: Context, transfer: ClaimedTransfer) -> Generator[None]:
-    """Extend the lease from time to time for as long as the block takes, whatever the mover is at."""
+def _lease_kept(ctx: Context, stream: list[ClaimedTransfer], way: _Way) -> Generator[None]:
+    """Extend the leases from time to time for as long as bytes move, whatever the mover is at."""
     done = threading.Event()
 
     def keep() -> None:
         while not done.wait(ctx.settings.lease.total_seconds() / 4):
-            with ctx.db.transaction() as conn:
-                if not transfers.extend_lease(conn, transfer, ctx.settings.lease):
-                    return  # somebody took it over; what we bring will not be recorded
+            if time.monotonic() - way.moved > ctx.settings.stalled_after.total_seconds():
+                ctx.log.error("copy stands still", file=stream[0].path, to=way.target.name)
+                return  # somebody else takes it over, from another copy or to another place
+            with suppress(psycopg.Error), ctx.db.transaction() as conn:
+                if not transfers.extend_lease(conn, stream, ctx.settings.lease):
+                    return  # somebody took them over; what we bring will not be recorded
 
     keeper = threading.Thread(target=keep, name="lease", daemon=True)
     keeper.start()
@@ -90,42 +159,45 @@ def _lease_kept(ctx: Context, transfer: ClaimedTransfer) -> Generator[None]:
         keeper.join()
 
 
-def _at_rate(transfer: ClaimedTransfer) -> Callable[[int], None]:
-    """Told of progress: keeps to the link's rate."""
-    started = time.monotonic()
-
-    def progress(done: int) -> None:
-        if transfer.max_rate:
-            time.sleep(max(0.0, done / transfer.max_rate - (time.monotonic() - started)))
-
-    return progress
-
-
-def _did_not_arrive(
-    ctx: Context, transfer: ClaimedTransfer, storages: dict[int, StorageElement], error: LightkeeperError
+def _record(
+    ctx: Context,
+    stream: list[ClaimedTransfer],
+    came: list[ClaimedTransfer],
+    failed: list[tuple[ClaimedTransfer, LightkeeperError, str]],
+    seconds: float,
 ) -> None:
-    """Try again later, from a copy that is in order."""
-    source_fault = ""
-    if isinstance(error, Corrupt | NotFound):
-        source_fault = _what_is_wrong_with(ctx.storage(storages[transfer.source_id]), transfer)
-        if source_fault and not markers.is_there(ctx, storages[transfer.source_id]):
-            source_fault = ""
-    wait = None
-    if transfer.attempts < ctx.settings.transfer_attempts:
-        wait = retry_delay(transfer.attempts, ctx.settings.retry_after)
+    """What came is a replica from now on, what did not is tried again later, from a copy that is in order; of what is
+    not ours any more nothing is said."""
     with ctx.db.transaction() as conn:
-        if not transfers.lock_transfer(conn, transfer):
-            return
-        if source_fault:
-            replica = (transfer.file_id, transfer.source_id)
-            transitions.move_replicas(conn, [replica], Replica.AVAILABLE, Replica.SUSPECT, source_fault)
-        transfers.did_not_arrive(conn, transfer, error.message, wait)
-        if wait is not None:
-            name = transfer.path.rpartition("/")[2]
-            done = "was thrown away and is made again" if isinstance(error, Corrupt) else "is tried again"
-            what = f"the copy of {name} {done}"
-            transitions.remedied(conn, "transfer", [transfer.transfer_id], what, error.message)
-    ctx.log.warning("not copied", file=transfer.path, attempt=transfer.attempts, why=error.message, source=source_fault)
+        ours = transfers.still_ours(conn, stream)
+        transfers.arrived(conn, [t for t in came if t.transfer_id in ours], seconds)
+        failures: list[Failure] = []
+        for transfer, error, source_fault in failed:
+            if transfer.transfer_id not in ours:
+                continue
+            if source_fault:
+                replica = (transfer.file_id, transfer.source_id)
+                transitions.move_replicas(conn, [replica], Replica.AVAILABLE, Replica.SUSPECT, source_fault)
+            wait = next_attempt(error, transfer.attempts, ctx.settings.transfer_attempts, ctx.settings.retry_after)
+            failures.append(Failure(transfer, error.message, wait))
+            if wait is not None:
+                name = transfer.path.rpartition("/")[2]
+                done = "was thrown away and is made again" if isinstance(error, Corrupt) else "is tried again"
+                what = f"the copy of {name} {done}"
+                transitions.remedied(conn, "transfer", [transfer.transfer_id], what, error.message)
+        transfers.did_not_arrive(conn, failures)
+        tried = {t.transfer_id for t in came} | {t.transfer_id for t, _, _ in failed}
+        begun_not = [t for t in stream if t.transfer_id in ours - tried]
+        if begun_not:
+            transfers.give_back(conn, begun_not, ctx.settings.retry_after, "the one before it met no answer")
+
+
+def _source_fault(ctx: Context, transfer: ClaimedTransfer, way: _Way, error: LightkeeperError) -> str:
+    """What is wrong with the copy that was read; empty when it is in order, or does not answer."""
+    if not isinstance(error, Corrupt | NotFound):
+        return ""
+    fault = _what_is_wrong_with(ctx.storage(way.source), transfer)
+    return fault if fault and markers.is_there(ctx, way.source) else ""
 
 
 def _what_is_wrong_with(source: Storage, transfer: ClaimedTransfer) -> str:

@@ -177,19 +177,19 @@ INVARIANTS = (
            AND (coalesce(f.n, 0), coalesce(f.b, 0))
                IS DISTINCT FROM (coalesce(c.n_files, 0), coalesce(c.n_bytes, 0)::numeric)
         UNION ALL
-        SELECT 'link from site ' || coalesce(t.source, c.source_id) || ' to ' || coalesce(t.target, c.target_id)
-          FROM (SELECT s.site_id AS source, g.site_id AS target, count(*) AS n, sum(f.size) AS b,
+        SELECT 'transfers from storage ' || coalesce(t.source_id, l.source_id)
+               || ' to ' || coalesce(t.target_id, l.target_id)
+          FROM (SELECT source_id, target_id, count(*) AS n, sum(f.size) AS b,
                        bool_and(f.file_id IS NOT NULL) AS known -- files may be forgotten; what went over a link did
                   FROM transfer x
                   LEFT JOIN file f USING (file_id)
-                  JOIN storage s ON s.storage_id = x.source_id
-                  JOIN storage g ON g.storage_id = x.target_id
                  WHERE x.state = 'Done'
                  GROUP BY 1, 2) t
-          FULL JOIN link_count c ON c.source_id = t.source AND c.target_id = t.target
-         WHERE coalesce(t.n, 0) <> coalesce(c.n_transfers, 0)
-            OR coalesce(t.b, 0) > coalesce(c.n_bytes, 0)
-            OR coalesce(t.known, true) AND coalesce(t.b, 0) < coalesce(c.n_bytes, 0)
+          FULL JOIN (SELECT source_id, target_id, sum(n_transfers) AS n, sum(n_bytes) AS b
+                       FROM transfer_log GROUP BY 1, 2) l USING (source_id, target_id)
+         WHERE coalesce(t.n, 0) <> coalesce(l.n, 0)
+            OR coalesce(t.b, 0) > coalesce(l.b, 0)
+            OR coalesce(t.known, true) AND coalesce(t.b, 0) < coalesce(l.b, 0)
         """,
     ),
     Invariant(

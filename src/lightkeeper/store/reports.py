@@ -52,7 +52,7 @@ def totals(conn: Connection) -> Totals:
                (SELECT count(*) FROM trigger WHERE state = 'Accepted') AS triggers_open,
                (SELECT count(DISTINCT file_id) FROM trigger WHERE state = 'Registered') AS files_ingested,
                (SELECT count(*) FROM trigger WHERE state = 'Quarantined') AS files_quarantined,
-               (SELECT coalesce(sum(n_bytes), 0) FROM link_count)::bigint AS bytes_copied,
+               (SELECT coalesce(sum(n_bytes), 0) FROM transfer_log)::bigint AS bytes_copied,
                (SELECT count(*) FROM transfer WHERE state = 'Waiting') AS transfers_waiting,
                (SELECT count(*) FROM transfer WHERE state = 'Running') AS transfers_running,
                (SELECT count(*) FROM transfer t
@@ -352,11 +352,14 @@ def traffic(conn: Connection) -> list[Link]:
         conn,
         Link,
         """
-        SELECT s.name AS source, t.name AS target, n_transfers AS transfers, n_bytes AS bytes,
-               n_failed AS failed_attempts
-          FROM link_count
-          JOIN site s ON s.site_id = source_id
-          JOIN site t ON t.site_id = target_id
+        SELECT a.name AS source, b.name AS target, sum(n_transfers)::bigint AS transfers, sum(n_bytes)::bigint AS bytes,
+               sum(n_failed)::bigint AS failed_attempts
+          FROM transfer_log
+          JOIN storage s ON s.storage_id = source_id
+          JOIN storage t ON t.storage_id = target_id
+          JOIN site a ON a.site_id = s.site_id
+          JOIN site b ON b.site_id = t.site_id
+         GROUP BY 1, 2
          ORDER BY 1, 2
         """,
     )

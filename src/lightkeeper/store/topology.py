@@ -1,6 +1,6 @@
 """Sites, storages, links, policies, metadata keys: what `lightkeeper apply` writes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from lightkeeper.domain.catalog import KeyLevel, KeyType, Media, MetaKey, SiteKind, StorageElement, Vocabulary
 from lightkeeper.domain.policy import Policy
+from lightkeeper.domain.transferring import LinkLimit
 from lightkeeper.store.db import rows
 
 
@@ -55,7 +56,7 @@ def storages(conn: Connection) -> list[StorageElement]:
     """Every storage element by id."""
     found = conn.execute("""
         SELECT storage_id, storage.name, site.name, site.kind::text, media::text, driver, root, ingest, enabled,
-               country, latitude, longitude, attributes
+               country, latitude, longitude, attributes, max_transfers, max_rate
           FROM storage
           JOIN site USING (site_id)
          ORDER BY storage_id
@@ -79,6 +80,16 @@ def links(conn: Connection) -> list[Link]:
          ORDER BY s.name, t.name
         """,
     )
+
+
+def link_limits(conn: Connection) -> dict[tuple[str, str], LinkLimit]:
+    """What each link carries, by the sites at its ends."""
+    return {(link.source, link.target): LinkLimit(link.max_transfers, link.max_rate) for link in links(conn)}
+
+
+def shares(conn: Connection) -> dict[str, float]:
+    """The share of each activity."""
+    return dict(conn.execute("SELECT activity, share FROM activity_share").fetchall())
 
 
 def policies(conn: Connection) -> list[Policy]:
@@ -181,6 +192,25 @@ def put_link(conn: Connection, source: str, target: str, max_transfers: int, max
         """,
         {"source": source, "target": target, "max_transfers": max_transfers, "max_rate": max_rate},
     )
+
+
+def put_limits(conn: Connection, storage: str, max_transfers: int, max_rate: int | None) -> None:
+    """So many streams, and bytes per second, go from and to a storage at once."""
+    conn.execute(
+        "UPDATE storage SET max_transfers = %s, max_rate = %s WHERE name = %s", (max_transfers, max_rate, storage)
+    )
+
+
+def put_shares(conn: Connection, wanted: Mapping[str, float]) -> None:
+    """Make the shares of these activities so."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            """
+            INSERT INTO activity_share (activity, share) VALUES (%s, %s)
+            ON CONFLICT (activity) DO UPDATE SET share = excluded.share
+            """,
+            list(wanted.items()),
+        )
 
 
 def put_policy(

@@ -11,6 +11,7 @@ from lightkeeper.domain.catalog import Replica
 from lightkeeper.domain.policy import FileCopies
 from lightkeeper.domain.states import Replica as ReplicaState
 from lightkeeper.domain.states import Transfer
+from lightkeeper.domain.transferring import Head, Queued, Stream
 from lightkeeper.store.db import notify, rows, values
 from lightkeeper.store.transitions import move, move_replicas
 
@@ -120,8 +121,11 @@ def add_transfers(conn: Connection, wanted: Sequence[tuple[int, int, int, int]])
     """Queue copies as (file, target storage, policy, priority); one that is under way already is not doubled."""
     added = conn.execute(
         """
-        INSERT INTO transfer (file_id, target_id, policy_id, priority)
-        SELECT * FROM unnest(%s::bigint[], %s::smallint[], %s::int[], %s::smallint[])
+        INSERT INTO transfer (file_id, target_id, policy_id, priority, activity)
+        SELECT w.*, coalesce(p.activity, 'preservation')
+          FROM unnest(%s::bigint[], %s::smallint[], %s::int[], %s::smallint[])
+               AS w (file_id, target_id, policy_id, priority)
+          LEFT JOIN policy p USING (policy_id)
         ON CONFLICT DO NOTHING
         """,
         tuple([list(column) for column in zip(*wanted, strict=True)]) if wanted else ([], [], [], []),
@@ -133,7 +137,8 @@ def add_transfers(conn: Connection, wanted: Sequence[tuple[int, int, int, int]])
 
 @dataclass(frozen=True, slots=True)
 class ClaimedTransfer:
-    """A transfer that is ours until its lease ends. Paths are the same at source and target."""
+    """A transfer that is ours until its lease ends. Paths are the same at source and target; those of one `stream` go
+    in one go."""
 
     transfer_id: int
     epoch: int
@@ -144,160 +149,234 @@ class ClaimedTransfer:
     sha256: str
     source_id: int
     target_id: int
-    max_rate: int | None
+    activity: str
+    stream: int
 
 
-def claim_transfers(conn: Connection, limit: int, lease: timedelta) -> list[ClaimedTransfer]:
-    """Start up to `limit` waiting transfers by priority, each from the best copy that exists now: a data centre's
-    before the observatory's. Links that carry as many as they may are passed over: of each storage's queue the first
-    LOOKED_AT are looked at, however long it is."""
+def hold_claims(conn: Connection) -> None:
+    """Nobody else decides what goes next until this transaction ends."""
     conn.execute("SELECT pg_advisory_xact_lock(hashtext('claim transfers'))")
-    candidates = conn.execute(
+
+
+def running_streams(conn: Connection) -> list[tuple[int, int, str]]:
+    """Streams under way as (source, target, activity)."""
+    return conn.execute("""
+        SELECT DISTINCT ON (stream) source_id, target_id, activity
+          FROM transfer
+         WHERE state = 'Running'
+         ORDER BY stream
+    """).fetchall()
+
+
+def queue_heads(conn: Connection) -> list[Head]:
+    """For which storages and activities transfers wait, and at which priorities."""
+    return rows(
+        conn,
+        Head,
         """
-        WITH busy AS MATERIALIZED (
-            SELECT bs.site_id AS source_site, bt.site_id AS target_site, count(*) AS running
-              FROM transfer b
-              JOIN storage bs ON bs.storage_id = b.source_id
-              JOIN storage bt ON bt.storage_id = b.target_id
-             WHERE b.state = 'Running'
-             GROUP BY 1, 2)
-        SELECT t.transfer_id, source.storage_id, source.site_id, target.site_id, source.max_transfers, source.running
-          FROM storage target
-         CROSS JOIN LATERAL (
-               SELECT transfer_id, file_id, priority, not_before
-                 FROM transfer
-                WHERE state = 'Waiting' AND target_id = target.storage_id AND not_before <= now()
-                ORDER BY priority, not_before, transfer_id
-                LIMIT %(looked_at)s) t
-         CROSS JOIN LATERAL (
-               SELECT s.storage_id, s.site_id, coalesce(l.max_transfers, 4) AS max_transfers,
-                      coalesce(busy.running, 0) AS running
-                 FROM replica r
-                 JOIN storage s USING (storage_id)
-                 JOIN site USING (site_id)
-                 LEFT JOIN link l ON l.source_id = s.site_id AND l.target_id = target.site_id
-                 LEFT JOIN busy ON busy.source_site = s.site_id AND busy.target_site = target.site_id
-                WHERE r.file_id = t.file_id AND r.state = 'Available' AND s.enabled
-                  AND coalesce(busy.running, 0) < coalesce(l.max_transfers, 4)
-                ORDER BY site.kind = 'data centre' DESC, running, s.storage_id
-                LIMIT 1) source
-         WHERE target.enabled
-         ORDER BY t.priority, t.not_before, t.transfer_id
-         LIMIT %(limit)s
+        SELECT s.storage_id AS target_id, a.activity, priority
+          FROM storage s
+         CROSS JOIN activity_share a
+         CROSS JOIN generate_series(0, 9) AS priority
+         WHERE s.enabled
+           AND EXISTS (SELECT FROM transfer t
+                        WHERE t.state = 'Waiting' AND t.target_id = s.storage_id AND t.activity = a.activity
+                          AND t.priority = priority.priority AND t.not_before <= now())
         """,
-        {"limit": limit, "looked_at": LOOKED_AT},
+    )
+
+
+def queued(conn: Connection, head: Head) -> list[Queued]:
+    """The first LOOKED_AT transfers that wait there, in their order, each with the storages that have a copy."""
+    found = conn.execute(
+        """
+        SELECT t.transfer_id, f.size,
+               ARRAY(SELECT storage_id FROM replica r WHERE r.file_id = t.file_id AND r.state = 'Available'), t.failed
+          FROM (SELECT transfer_id, file_id, not_before, failed
+                  FROM transfer
+                 WHERE state = 'Waiting' AND target_id = %(target)s AND activity = %(activity)s
+                   AND priority = %(priority)s AND not_before <= now()
+                 ORDER BY not_before, transfer_id
+                 LIMIT %(limit)s) t
+          JOIN file f USING (file_id)
+         ORDER BY t.not_before, t.transfer_id
+        """,
+        {"target": head.target_id, "activity": head.activity, "priority": head.priority, "limit": LOOKED_AT},
     ).fetchall()
-    load: dict[tuple[int, int], int] = {}
-    chosen: dict[int, int] = {}
-    for transfer_id, source_id, source_site, target_site, most, running in candidates:
-        here = load.setdefault((source_site, target_site), running)
-        if here < most:
-            load[source_site, target_site] = here + 1
-            chosen[transfer_id] = source_id
-    ids = move(conn, list(chosen), Transfer.WAITING, Transfer.RUNNING)
+    return [Queued(i, size, tuple(sources), tuple(failed)) for i, size, sources, failed in found]
+
+
+def start(conn: Connection, stream: Stream, lease: timedelta) -> list[ClaimedTransfer]:
+    """The transfers of a stream are ours from now on, in the order in which they waited."""
+    ids = move(conn, stream.transfer_ids, Transfer.WAITING, Transfer.RUNNING)
     return rows(
         conn,
         ClaimedTransfer,
         """
         WITH started AS (
             UPDATE transfer t
-               SET source_id = w.source_id, lease_until = now() + %(lease)s, epoch = epoch + 1, attempts = attempts + 1
-              FROM unnest(%(ids)s::bigint[], %(sources)s::smallint[]) AS w (transfer_id, source_id)
-             WHERE t.transfer_id = w.transfer_id
+               SET source_id = %(source)s, lease_until = now() + %(lease)s, epoch = epoch + 1, attempts = attempts + 1,
+                   stream = %(stream)s
+             WHERE t.transfer_id = ANY(%(ids)s)
          RETURNING t.*)
         SELECT t.transfer_id, t.epoch, t.attempts, t.file_id, d.path || '/' || f.name AS path, f.size,
-               encode(f.sha256, 'hex') AS sha256, t.source_id, t.target_id, l.max_rate
+               encode(f.sha256, 'hex') AS sha256, t.source_id, t.target_id, t.activity, t.stream
           FROM started t
           JOIN file f USING (file_id)
           JOIN directory d USING (dir_id)
-          JOIN storage s ON s.storage_id = t.source_id
-          JOIN storage g ON g.storage_id = t.target_id
-          LEFT JOIN link l ON l.source_id = s.site_id AND l.target_id = g.site_id
          ORDER BY t.priority, t.transfer_id
         """,
         ids=ids,
-        sources=[chosen[i] for i in ids],
+        source=stream.source_id,
+        stream=min(stream.transfer_ids),
         lease=lease,
     )
 
 
-def extend_lease(conn: Connection, transfer: ClaimedTransfer, lease: timedelta) -> bool:
-    """Keep the transfer ours; False when somebody took it over."""
+def extend_lease(conn: Connection, transfers: Sequence[ClaimedTransfer], lease: timedelta) -> bool:
+    """Keep transfers ours; False when none is any more."""
     return (
         conn.execute(
-            "UPDATE transfer SET lease_until = now() + %s WHERE transfer_id = %s AND epoch = %s AND state = 'Running'",
-            (lease, transfer.transfer_id, transfer.epoch),
+            """
+            UPDATE transfer t
+               SET lease_until = now() + %s
+              FROM unnest(%s::bigint[], %s::int[]) AS w (transfer_id, epoch)
+             WHERE t.transfer_id = w.transfer_id AND t.epoch = w.epoch AND t.state = 'Running'
+            """,
+            (lease, [t.transfer_id for t in transfers], [t.epoch for t in transfers]),
         ).rowcount
-        == 1
+        > 0
     )
 
 
-def lock_transfer(conn: Connection, transfer: ClaimedTransfer) -> bool:
-    """Lock the transfer's row if it is still ours."""
-    return bool(
+def still_ours(conn: Connection, transfers: Sequence[ClaimedTransfer]) -> set[int]:
+    """Lock the rows of those that nobody took over; their ids."""
+    return set(
         values(
             conn,
             """
-            SELECT transfer_id FROM transfer
-             WHERE transfer_id = %(id)s AND epoch = %(epoch)s AND state = 'Running'
-               FOR UPDATE
+            SELECT t.transfer_id
+              FROM transfer t
+              JOIN unnest(%(ids)s::bigint[], %(epochs)s::int[]) AS w (transfer_id, epoch) USING (transfer_id, epoch)
+             WHERE t.state = 'Running'
+             ORDER BY t.transfer_id
+               FOR UPDATE OF t
             """,
-            id=transfer.transfer_id,
-            epoch=transfer.epoch,
+            ids=[t.transfer_id for t in transfers],
+            epochs=[t.epoch for t in transfers],
         )
     )
 
 
-def arrived(conn: Connection, transfer: ClaimedTransfer, sha256: str) -> None:
-    """The copy was read back at its target with the file's sha256: a replica from now on."""
-    unsettle(conn, [transfer.file_id])
+def arrived(conn: Connection, transfers: Sequence[ClaimedTransfer], seconds: float) -> None:
+    """These copies, locked and of one stream, were read back at their target with their files' sha256: replicas from
+    now on. `seconds`: how long they took together."""
+    if not transfers:
+        return
+    ids = [t.transfer_id for t in transfers]
+    unsettle(conn, [t.file_id for t in transfers])
     conn.execute(
-        "UPDATE transfer SET sha256 = %s, error = NULL WHERE transfer_id = %s",
-        (bytes.fromhex(sha256), transfer.transfer_id),
+        "UPDATE transfer t SET sha256 = f.sha256, error = NULL FROM file f "
+        "WHERE f.file_id = t.file_id AND t.transfer_id = ANY(%s)",
+        (ids,),
     )
-    move(conn, [transfer.transfer_id], Transfer.RUNNING, Transfer.DONE)
-    _count_link(conn, transfer, arrived=True)
-    add_replica(conn, transfer.file_id, transfer.target_id)
+    move(conn, ids, Transfer.RUNNING, Transfer.DONE)
+    add_replicas(conn, [t.file_id for t in transfers], transfers[0].target_id)
+    _log(conn, transfers, arrived=True, seconds=seconds)
     notify(conn, "input")
 
 
-def add_replica(conn: Connection, file_id: int, storage_id: int) -> None:
-    """A verified copy is there; one that was suspect or lost is in order again."""
-    added = conn.execute(
-        "INSERT INTO replica (file_id, storage_id) VALUES (%s, %s) ON CONFLICT DO NOTHING",
-        (file_id, storage_id),
-    ).rowcount
-    if added:
-        count_replica(conn, file_id, storage_id, 1)
-    else:
-        for state in (ReplicaState.LOST, ReplicaState.SUSPECT):
-            move_replicas(conn, [(file_id, storage_id)], state, ReplicaState.AVAILABLE, "copied again and verified")
-
-
-def did_not_arrive(conn: Connection, transfer: ClaimedTransfer, error: str, wait: timedelta | None) -> None:
-    """The copy failed: try again after `wait`, or give up when that is None."""
-    unsettle(conn, [transfer.file_id])
-    conn.execute(
-        "UPDATE transfer SET error = %s, lease_until = NULL, not_before = now() + %s WHERE transfer_id = %s",
-        (error, wait or timedelta(0), transfer.transfer_id),
+def add_replicas(conn: Connection, file_ids: Sequence[int], storage_id: int) -> None:
+    """Verified copies are there; those that were suspect or lost are in order again."""
+    added = values(
+        conn,
+        """
+        INSERT INTO replica (file_id, storage_id)
+        SELECT id, %(storage)s FROM unnest(%(files)s::bigint[]) AS id ORDER BY id
+        ON CONFLICT DO NOTHING
+     RETURNING file_id
+        """,
+        files=list(file_ids),
+        storage=storage_id,
     )
-    target = Transfer.FAILED if wait is None else Transfer.WAITING
-    move(conn, [transfer.transfer_id], Transfer.RUNNING, target, error)
-    _count_link(conn, transfer, arrived=False)
+    count_replicas(conn, added, storage_id, 1)
+    again = [(file_id, storage_id) for file_id in set(file_ids) - set(added)]
+    if again:
+        for state in (ReplicaState.LOST, ReplicaState.SUSPECT):
+            move_replicas(conn, again, state, ReplicaState.AVAILABLE, "copied again and verified")
 
 
-def _count_link(conn: Connection, transfer: ClaimedTransfer, *, arrived: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A transfer that did not come to its end: why, and how long it waits; None: it is given up."""
+
+    transfer: ClaimedTransfer
+    error: str
+    wait: timedelta | None
+
+
+def did_not_arrive(conn: Connection, failures: Sequence[Failure]) -> None:
+    """These copies, locked and of one stream, failed: they are tried again after their wait, or given up."""
+    if not failures:
+        return
+    unsettle(conn, [f.transfer.file_id for f in failures])
     conn.execute(
         """
-        INSERT INTO link_count AS c (source_id, target_id, n_transfers, n_bytes, n_failed)
-        SELECT s.site_id, t.site_id, %(ok)s::int, %(ok)s::int * %(size)s::bigint, 1 - %(ok)s::int
-          FROM storage s, storage t
-         WHERE s.storage_id = %(source)s AND t.storage_id = %(target)s
-        ON CONFLICT (source_id, target_id) DO UPDATE
-           SET n_transfers = c.n_transfers + excluded.n_transfers, n_bytes = c.n_bytes + excluded.n_bytes,
-               n_failed = c.n_failed + excluded.n_failed
+        UPDATE transfer t
+           SET error = w.error, lease_until = NULL, not_before = now() + w.wait, failed = failed || source_id
+          FROM unnest(%s::bigint[], %s::text[], %s::interval[]) AS w (transfer_id, error, wait)
+         WHERE t.transfer_id = w.transfer_id
         """,
-        {"ok": int(arrived), "size": transfer.size, "source": transfer.source_id, "target": transfer.target_id},
+        (
+            [f.transfer.transfer_id for f in failures],
+            [f.error for f in failures],
+            [f.wait or timedelta(0) for f in failures],
+        ),
+    )
+    for target in (Transfer.WAITING, Transfer.FAILED):
+        by_error: dict[str, list[int]] = {}
+        for failure in failures:
+            if (failure.wait is None) == (target is Transfer.FAILED):
+                by_error.setdefault(failure.error, []).append(failure.transfer.transfer_id)
+        for error, ids in by_error.items():
+            move(conn, ids, Transfer.RUNNING, target, error)
+    _log(conn, [f.transfer for f in failures], arrived=False, seconds=0)
+
+
+def give_back(conn: Connection, transfers: Sequence[ClaimedTransfer], wait: timedelta, why: str) -> None:
+    """These were claimed, locked, and not begun: as if they had never been."""
+    ids = [t.transfer_id for t in transfers]
+    conn.execute(
+        """
+        UPDATE transfer SET lease_until = NULL, not_before = now() + %s, attempts = attempts - 1
+         WHERE transfer_id = ANY(%s)
+        """,
+        (wait, ids),
+    )
+    move(conn, ids, Transfer.RUNNING, Transfer.WAITING, why)
+
+
+def _log(conn: Connection, transfers: Sequence[ClaimedTransfer], *, arrived: bool, seconds: float) -> None:
+    """Count transfers of one stream in the hour in which they ended."""
+    first, n = transfers[0], len(transfers)
+    conn.execute(
+        """
+        INSERT INTO transfer_log AS l (hour, source_id, target_id, activity, n_transfers, n_bytes, n_failed, seconds)
+        VALUES (date_trunc('hour', now(), 'UTC'), %(source)s, %(target)s, %(activity)s, %(arrived)s, %(bytes)s,
+                %(failed)s, %(seconds)s)
+        ON CONFLICT (hour, source_id, target_id, activity) DO UPDATE
+           SET n_transfers = l.n_transfers + excluded.n_transfers, n_bytes = l.n_bytes + excluded.n_bytes,
+               n_failed = l.n_failed + excluded.n_failed, seconds = l.seconds + excluded.seconds
+        """,
+        {
+            "source": first.source_id,
+            "target": first.target_id,
+            "activity": first.activity,
+            "arrived": n if arrived else 0,
+            "bytes": sum(t.size for t in transfers) if arrived else 0,
+            "failed": 0 if arrived else n,
+            "seconds": seconds,
+        },
     )
 
 
@@ -339,14 +418,15 @@ def running_transfers(conn: Connection) -> list[int]:
     return values(conn, "SELECT transfer_id FROM transfer WHERE state = 'Running' ORDER BY transfer_id")
 
 
-def count_replica(conn: Connection, file_id: int, storage_id: int, sign: int) -> None:
-    """A copy came to a storage (1) or left it (-1)."""
+def count_replicas(conn: Connection, file_ids: Sequence[int], storage_id: int, sign: int) -> None:
+    """One copy of each of these files came to a storage (1) or left it (-1)."""
     conn.execute(
         """
         INSERT INTO storage_count AS c (storage_id, n_files, n_bytes)
-        SELECT %(storage)s, %(sign)s, %(sign)s * size FROM file WHERE file_id = %(file)s
+        SELECT %(storage)s, %(sign)s * count(*), %(sign)s * sum(size) FROM file WHERE file_id = ANY(%(files)s)
+        HAVING count(*) > 0
         ON CONFLICT (storage_id) DO UPDATE
            SET n_files = c.n_files + excluded.n_files, n_bytes = c.n_bytes + excluded.n_bytes
         """,
-        {"storage": storage_id, "file": file_id, "sign": sign},
+        {"storage": storage_id, "files": list(file_ids), "sign": sign},
     )

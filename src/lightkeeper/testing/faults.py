@@ -29,9 +29,11 @@ class CorruptingMover:
         target: Storage,
         target_path: str,
         progress: Callable[[int], None],
+        *,
+        paced: bool = False,
     ) -> Fixity:
         """Copy as the inner mover does; if it is this copy's turn, flip a byte of its first chunk."""
-        return self._inner.copy(source, source_path, _BadWay(target, self._flipped), target_path, progress)
+        return self._inner.copy(source, source_path, _BadWay(target, self._flipped), target_path, progress, paced=paced)
 
     def _flipped(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         whole = False

@@ -74,6 +74,8 @@ CREATE TABLE storage (
     ingest     boolean NOT NULL DEFAULT false,     -- the array control delivers here
     name       text NOT NULL UNIQUE,
     driver     text NOT NULL,
+    max_transfers smallint NOT NULL DEFAULT 8 CHECK (max_transfers > 0), -- streams from and to it at once
+    max_rate   bigint CHECK (max_rate > 0),        -- bytes per second from and to it; NULL: unlimited
     root       text NOT NULL,                      -- a replica lies at root || directory.path || '/' || file.name
     attributes jsonb NOT NULL DEFAULT '{}'         -- {key: text} for storage expressions, besides site, country, media
 );
@@ -87,15 +89,31 @@ CREATE TABLE link (
     PRIMARY KEY (source_id, target_id)
 );
 
--- What went over each link, counted as copies arrive and fail.
-CREATE TABLE link_count (
-    source_id   smallint NOT NULL REFERENCES site,
-    target_id   smallint NOT NULL REFERENCES site,
+-- What transfers are made for, and its share of what links carry when there is more than they can.
+CREATE TABLE activity_share (
+    activity text PRIMARY KEY,
+    share    real NOT NULL DEFAULT 1 CHECK (share > 0)
+);
+INSERT INTO activity_share (activity) VALUES ('preservation');
+
+-- The moment when all that was asked for has gone, for each link and storage with a rate.
+CREATE UNLOGGED TABLE meter (
+    name    text PRIMARY KEY,
+    free_at timestamptz NOT NULL
+) WITH (fillfactor = 20);
+
+-- What went from storage to storage in each hour, for accounting; counted as copies arrive and fail.
+CREATE TABLE transfer_log (
+    hour        timestamptz NOT NULL,
     n_transfers bigint NOT NULL DEFAULT 0,
     n_bytes     bigint NOT NULL DEFAULT 0,
-    n_failed    bigint NOT NULL DEFAULT 0,             -- attempts
-    PRIMARY KEY (source_id, target_id)
-) WITH (fillfactor = 20);
+    n_failed    bigint NOT NULL DEFAULT 0,         -- attempts
+    seconds     double precision NOT NULL DEFAULT 0,   -- that streams took, summed up
+    source_id   smallint NOT NULL,
+    target_id   smallint NOT NULL,
+    activity    text NOT NULL,
+    PRIMARY KEY (hour, source_id, target_id, activity)
+) WITH (fillfactor = 50);
 
 -- ============================================================================================ catalogue
 -- Who owns a part of the namespace: 'acada', 'simulation', 'user.maria'.
@@ -277,6 +295,7 @@ CREATE TABLE policy (
     priority     smallint NOT NULL DEFAULT 5,            -- of its transfers; small is early
     min_distance real NOT NULL DEFAULT 0,                -- km between any two of the file's copies at data centres
     name         text NOT NULL UNIQUE,
+    activity     text NOT NULL DEFAULT 'preservation' REFERENCES activity_share, -- of its transfers
     at           text NOT NULL DEFAULT '',               -- storage expression; empty: any data centre
     query        jsonb NOT NULL,                         -- as written in the topology
     set_query    jsonpath NOT NULL                       -- compiled
@@ -311,10 +330,14 @@ CREATE TABLE transfer (
     target_id   smallint NOT NULL,
     priority    smallint NOT NULL DEFAULT 5,
     state       transfer_state NOT NULL DEFAULT 'Waiting',
+    stream      bigint,                            -- one of those that go together with it, for all of them
+    failed      smallint[] NOT NULL DEFAULT '{}',  -- storages that attempts were made from in vain, once each time
+    activity    text NOT NULL DEFAULT 'preservation',
     sha256      bytea,                             -- of the bytes read back at the target
     error       text
 ) WITH (fillfactor = 80);
-CREATE INDEX transfer_queue ON transfer (target_id, priority, not_before, transfer_id) WHERE state = 'Waiting';
+CREATE INDEX transfer_queue ON transfer (target_id, activity, priority, not_before, transfer_id)
+    WHERE state = 'Waiting';
 CREATE INDEX transfer_running ON transfer (source_id, target_id) WHERE state = 'Running';
 CREATE INDEX transfer_open ON transfer (file_id) WHERE state <> 'Done';
 CREATE UNIQUE INDEX transfer_once ON transfer (file_id, target_id) WHERE state IN ('Waiting', 'Running');
