@@ -96,6 +96,30 @@ class Client:
         """List a storage and compare it with the catalogue: counts, and the first dark files and lost copies."""
         return self._post_long("storages/compare", {"storage": storage, "limit": limit})
 
+    def manifests(self) -> list[dict[str, Any]]:
+        """The manifests of each storage in numbers, and how many copies are still to be told of."""
+        return self._get("storages/manifests")
+
+    def tell_again(self, storage: str) -> int:
+        """Have every copy on a storage told of in new manifests; how many."""
+        return self._post("storages/manifests", {"storage": storage})["due"]
+
+    def rebuild_storage(self, storage: str, *, dry_run: bool = False, limit: int = 100) -> dict[str, Any]:
+        """Make the catalogue's rows of a storage again from its manifests."""
+        return self._post_long("storages/rebuild", {"storage": storage, "dry_run": dry_run, "limit": limit})
+
+    def recovery(self) -> dict[str, Any]:
+        """Whether a recovery is under way, during which nothing is deleted, and how far each storage is."""
+        return self._get("storages/recovery")
+
+    def begin_recovery(self, why: str) -> bool:
+        """From now on nothing is deleted; False when that was so already."""
+        return self._post("storages/recovery/begin", {"why": why})["begun"]
+
+    def end_recovery(self, why: str = "") -> bool:
+        """Things may be deleted again; refused without a reason while a storage was not compared."""
+        return self._post("storages/recovery/end", {"why": why})["ended"]
+
     def dark(self, storage: str) -> Iterator[dict[str, Any]]:
         """Dark files of a storage by path, as the last comparison found them."""
         after = ""

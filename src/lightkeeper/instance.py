@@ -29,7 +29,7 @@ from lightkeeper.context import Context, Log
 from lightkeeper.domain.errors import Conflict, Refused, Unavailable
 from lightkeeper.ports import Mover
 from lightkeeper.settings import Settings
-from lightkeeper.steps import heal
+from lightkeeper.steps import heal, manifests
 from lightkeeper.store import postgres
 from lightkeeper.worker import Worker
 
@@ -72,6 +72,7 @@ class Instance:
         if work:
             if not self.settings.database_url:
                 heal.after_restart(self.context)
+            manifests.look_for_newer(self.context)
             worker = Worker(self.context, self.url)
             worker.start()
             self._stack.callback(worker.stop)

@@ -111,6 +111,12 @@ class Settings(BaseSettings):
         description="A file that the catalogue does not know is called dark, and may be deleted, when it is so old.",
     )
 
+    manifest_after: Seconds = Field(
+        timedelta(minutes=5),
+        ge=timedelta(0),
+        description="A change of a copy waits so long at the most for the next manifest of its storage.",
+    )
+
     log_format: str = Field("auto", pattern="^(auto|text|json)$", description="text for people, json for machines.")
 
     @classmethod

@@ -13,7 +13,19 @@ import psycopg
 
 from lightkeeper.context import Context
 from lightkeeper.domain.errors import LightkeeperError
-from lightkeeper.steps import audit, compare, delete, heal, ingest, replicate, rules, run, transfer, transform
+from lightkeeper.steps import (
+    audit,
+    compare,
+    delete,
+    heal,
+    ingest,
+    manifests,
+    replicate,
+    rules,
+    run,
+    transfer,
+    transform,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +55,7 @@ def duties(ctx: Context, api_url: str) -> list[Duty]:
         Duty("recheck", audit.recheck, 30, ("recheck",)),
         Duty("scrub", audit.scrub, 10, ("scrub",), 2),
         Duty("compare", compare.compare_due, 600),
+        Duty("manifests", manifests.write_due, 20, ("manifests",)),
         Duty("rules", rules.withdraw_expired, 60),
         Duty("abandoned", heal.release_abandoned, 2),
         Duty("temporaries", heal.clear_temporaries, 600),

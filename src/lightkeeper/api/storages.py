@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lightkeeper.api.body import Body, as_json
 from lightkeeper.context import Context
-from lightkeeper.steps import audit, compare
+from lightkeeper.steps import audit, compare, manifests, recovery
 
 MOST = 10_000
 """Dark files in one answer or request; clients ask for more in parts."""
@@ -27,6 +27,19 @@ class Compare(Storage):
     """`limit`: names of dark files, and of lost copies, in the answer."""
 
     limit: int = Field(100, ge=0, le=MOST)
+
+
+class Rebuild(Storage):
+    """`limit`: differences that are named in the answer."""
+
+    dry_run: bool = False
+    limit: int = Field(100, ge=0, le=MOST)
+
+
+class Why(Body):
+    """A reason, which is kept."""
+
+    why: Annotated[str, Field(max_length=2000)] = ""
 
 
 class Adopt(Storage):
@@ -80,5 +93,30 @@ def make_router(ctx: Context, operator: Callable[..., None]) -> APIRouter:
     @router.post("/dark/delete", dependencies=changing)
     def delete(body: Delete) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         return asdict(compare.delete(ctx, body.storage, body.paths, body.why, dry_run=body.dry_run))
+
+    # --- manifests and recovery
+    @router.get("/manifests")
+    def manifests_() -> Response:  # pyright: ignore[reportUnusedFunction]
+        return as_json(manifests.progress(ctx))
+
+    @router.post("/manifests", dependencies=changing)
+    def tell_again(body: Storage) -> dict[str, int]:  # pyright: ignore[reportUnusedFunction]
+        return {"due": audit.tell_again(ctx, body.storage)}
+
+    @router.post("/rebuild", dependencies=changing)
+    def rebuild(body: Rebuild) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        return asdict(recovery.rebuild(ctx, body.storage, dry_run=body.dry_run, limit=body.limit))
+
+    @router.get("/recovery")
+    def recovery_() -> Response:  # pyright: ignore[reportUnusedFunction]
+        return as_json(recovery.status(ctx))
+
+    @router.post("/recovery/begin", dependencies=changing)
+    def begin(body: Why) -> dict[str, bool]:  # pyright: ignore[reportUnusedFunction]
+        return {"begun": recovery.begin(ctx, body.why)}
+
+    @router.post("/recovery/end", dependencies=changing)
+    def end(body: Why) -> dict[str, bool]:  # pyright: ignore[reportUnusedFunction]
+        return {"ended": recovery.end(ctx, body.why)}
 
     return router

@@ -1,4 +1,5 @@
-"""lightkeeper storage scrub, compare, dark …, mark: whether storages hold what the catalogue says."""
+"""lightkeeper storage scrub, compare, dark …, mark, manifests, rebuild, and lightkeeper recovery: whether storages hold
+what the catalogue says, and the other way round."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -20,6 +21,7 @@ Paths = Annotated[
 All = Annotated[bool, typer.Option("--all", help="Every dark file of the storage.")]
 PART = 1000
 
+recovery = typer.Typer(help="While the catalogue is behind its storages.", no_args_is_help=True)
 dark = typer.Typer(help="Files on a storage that the catalogue does not know.", no_args_is_help=True)
 
 
@@ -89,6 +91,72 @@ def compare(
             err.print(f"{counts['unnamed']} files have names that are no text: look at them by hand")
     if counts["dark"] or counts["lost"]:
         raise typer.Exit(1)
+
+
+def manifests(
+    again: Annotated[
+        str | None, typer.Option("--again", metavar="NAME", help="Tell of every copy on this storage anew.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the manifests beside the data, from which a storage's rows in the catalogue can be made again."""
+    with client() as api:
+        if again is not None:
+            err.print(f"{api.tell_again(again)} copies on {again} are told of anew")
+        found = api.manifests()
+    columns = ("storage", "manifests", "copies", "gone", "size", "last", "due", "oldest")
+    lines = [
+        one | {"size": readable_bytes(one["bytes"])} | {key: (one[key] or "")[:19] for key in ("last", "oldest")}
+        for one in found
+    ]
+    show(found if as_json else lines, as_json=as_json, columns=columns, empty="no storage yet")
+
+
+def rebuild(
+    name: Name,
+    dry_run: DryRun = False,
+    limit: Annotated[int, typer.Option(min=0, max=10_000, help="Differences that are shown.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Make the catalogue's rows of a storage again from the manifests there, into an empty or an old catalogue.
+
+    What the catalogue knows is never overwritten: where it differs it is shown, and the exit status is 1. Nothing is
+    deleted from now on, until `lightkeeper recovery end`."""
+    with client() as api:
+        found = api.rebuild_storage(name, dry_run=dry_run, limit=limit)
+    if as_json:
+        show(found, as_json=True)
+    else:
+        _tell_rebuilt(found, dry_run)
+    if found["differences"] or found["faults"]:
+        raise typer.Exit(1)
+
+
+DIFFERS = {
+    "content": "the catalogue has another content under this name",
+    "metadata": "the catalogue has other metadata",
+    "state": "the catalogue has another state",
+    "provenance": "the catalogue says that another activity made it",
+    "gone": "the copy is gone, and the catalogue believes in it: it is read now",
+}
+
+
+def _tell_rebuilt(found: dict[str, Any], dry_run: bool) -> None:
+    for one in found["first"]:
+        what = one["why"] or DIFFERS.get(one["what"], one["what"])
+        out.print(f"{one['what']:<10}  {one['lfn']}: {what}", markup=False, soft_wrap=True)
+    if sum(found["differences"].values()) > len(found["first"]):
+        out.print("…           and more: --limit")
+    for fault in found["faults"]:
+        err.print(fault, markup=False)
+    would = "would be made again" if dry_run else "made again"
+    out.print(
+        f"{found['manifests']} manifests tell of {found['told']} copies: {found['agree']} agree; "
+        f"{found['files']} files and {found['copies']} copies of known files {would}; "
+        f"{sum(found['differences'].values())} differences"
+    )
+    if not dry_run:
+        out.print("a recovery is under way: nothing is deleted until lightkeeper recovery end", soft_wrap=True)
 
 
 def mark(name: Name) -> None:
@@ -175,8 +243,50 @@ def _tell(dealt: Sequence[dict[str, list[Any]]], what: str, as_json: bool) -> No
         raise typer.Exit(1)
 
 
-def add_to(storage: typer.Typer) -> None:
-    """Add these commands to `lightkeeper storage`."""
-    for command in (scrub, compare, mark):
+# --- recovery --------------------------------------------------------------------------------------------------
+@recovery.command("begin")
+def recovery_begin(
+    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason; it is kept.")],
+) -> None:
+    """Have nothing deleted from now on: before or after a backup of the catalogue is restored."""
+    with client() as api:
+        begun = api.begin_recovery(why)
+    out.print("nothing is deleted until: lightkeeper recovery end" if begun else "a recovery is under way already")
+
+
+@recovery.command("status")
+def recovery_status(as_json: AsJson = False) -> None:
+    """Show whether a recovery is under way, and how far each storage is known again."""
+    with client() as api:
+        found = api.recovery()
+    if as_json:
+        show(found, as_json=True)
+        return
+    if not found["under_way"]:
+        out.print("no recovery is under way" + (f"; the last ended {found['ended'][:19]}" if found["ended"] else ""))
+        return
+    out.print(
+        f"under way since {found['began'][:19]}, nothing is deleted: {found['why']}", markup=False, soft_wrap=True
+    )
+    lines = [one | {"compared": (one["compared"] or "not yet")[:19]} for one in found["storages"]]
+    show(lines, as_json=False, columns=("storage", "compared", "dark", "lost", "unread"), empty="no storage yet")
+
+
+@recovery.command("end")
+def recovery_end(
+    why: Annotated[
+        str, typer.Option("--why", metavar="TEXT", help="Needed when a storage was not compared; it is kept.")
+    ] = "",
+) -> None:
+    """Allow deletions again. Refused while a storage was not compared since the recovery began."""
+    with client() as api:
+        ended = api.end_recovery(why)
+    out.print("the recovery has ended: what is due is deleted" if ended else "no recovery is under way")
+
+
+def add_to(app: typer.Typer, storage: typer.Typer) -> None:
+    """Add these commands to `lightkeeper storage`, and `lightkeeper recovery`."""
+    for command in (scrub, compare, mark, manifests, rebuild):
         storage.command()(command)
     storage.add_typer(dark, name="dark")
+    app.add_typer(recovery, name="recovery")

@@ -49,5 +49,5 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     app.command()(apply)
     app.command()(traffic)
-    audit.add_to(storage)
+    audit.add_to(app, storage)
     app.add_typer(storage, name="storage")

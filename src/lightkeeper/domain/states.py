@@ -156,7 +156,7 @@ MOVES: Final[Mapping[Kind, Mapping[tuple[State, State], str]]] = {
         (Replica.SUSPECT, Replica.LOST): "audit: read again and not in order",
         (Replica.SUSPECT, Replica.DELETING): "delete: an intent is being carried out",
         (Replica.LOST, Replica.DELETING): "delete: an intent is being carried out",
-        (Replica.LOST, Replica.AVAILABLE): "ingest, transfer: the bytes are there again and agree",
+        (Replica.LOST, Replica.AVAILABLE): "ingest, transfer, audit: the bytes are there again and agree",
         (Replica.DELETING, Replica.AVAILABLE): "delete: the intent was void",
         (Replica.DELETING, Replica.LOST): "delete: the intent was void, and the file is not there any more",
     },

@@ -12,23 +12,27 @@ from datetime import datetime, timedelta
 
 from lightkeeper.context import Context
 from lightkeeper.domain.auditing import Schedule, credit, days_for_a_pass, paid_for, schedule
-from lightkeeper.domain.catalog import StorageElement
+from lightkeeper.domain.catalog import Media, StorageElement
 from lightkeeper.domain.errors import LightkeeperError, NotFound, Refused, Unavailable, nearest
 from lightkeeper.domain.fixity import chunks_of, fixity_of
 from lightkeeper.domain.names import printable
 from lightkeeper.domain.states import Replica
-from lightkeeper.steps import markers
+from lightkeeper.steps import manifests, markers
 from lightkeeper.store import catalog, db, invariants, topology, transfers, transitions
+from lightkeeper.store import manifests as store_manifests
 from lightkeeper.store import scrub as passes
 from lightkeeper.store.catalog import Stored
 from lightkeeper.store.invariants import Violation
 from lightkeeper.store.scrub import Done, Piece, Progress
 
 PAGE = 5000
+LIMIT = 100
+"""Violations of one kind that are told of a storage."""
 TURN = 200
 """Copies read in one turn at the most; the next turn may be another worker's."""
 AWAY = timedelta(minutes=5)
 """A storage that cannot be read is left alone for so long."""
+I19 = "what a storage holds can be made again from the manifests that lie there"
 I13 = "every verified copy lies on its storage with its size and, when read, its bytes"
 
 
@@ -240,6 +244,12 @@ def mark(ctx: Context, name: str) -> None:
     markers.mark(ctx, element)
 
 
+def tell_again(ctx: Context, name: str) -> int:
+    """Have every copy on a storage told of in new manifests: after some were damaged or lost. How many copies."""
+    with ctx.db.transaction() as conn:
+        return store_manifests.tell_again(conn, element_named(topology.storages(conn), name).storage_id)
+
+
 def element_named(storages: Iterable[StorageElement], name: str) -> StorageElement:
     """The storage of this name; raises NotFound."""
     by_name = {s.name: s for s in storages}
@@ -276,7 +286,8 @@ def recheck(ctx: Context) -> int:
                     transitions.remedied(conn, "file", [copy.file_id], what, fault)
             else:
                 catalog.verified_again(conn, replica)
-                transitions.move_replicas(conn, [replica], Replica.SUSPECT, Replica.AVAILABLE, "read again, in order")
+                for state in (Replica.SUSPECT, Replica.LOST):
+                    transitions.move_replicas(conn, [replica], state, Replica.AVAILABLE, "read again, in order")
             transfers.unsettle(conn, [copy.file_id])
         read += 1
         if fault:
@@ -315,7 +326,9 @@ def fsck(ctx: Context, *, read_bytes: bool = False) -> Fsck:
                 checked += 1
                 bytes_read += stored.size if read_bytes else 0
             after = page[-1].file_id
-    return Fsck(found, len(invariants.INVARIANTS) + 1, checked, bytes_read)
+        if element.media is not Media.TAPE:  # reading a tape back is the business of whoever has lost the catalogue
+            found += [Violation("I19", I19, fault) for fault in manifests.faults(ctx, element, LIMIT)]
+    return Fsck(found, len({i.id for i in invariants.INVARIANTS}), checked, bytes_read)
 
 
 def fault_of(

@@ -23,7 +23,7 @@ from lightkeeper.domain.names import Fixity, Lfn, parse_lfn, printable
 from lightkeeper.ports import Entry, Storage
 from lightkeeper.steps import markers
 from lightkeeper.steps.audit import element_named, fault_of, suspect
-from lightkeeper.store import catalog, comparison, db, promotion, provenance, topology
+from lightkeeper.store import catalog, comparison, db, promotion, provenance, recovery, topology
 from lightkeeper.store.comparison import Counts, Dark, Difference
 
 BLOCK = 10_000
@@ -270,6 +270,11 @@ def _delete(ctx: Context, element: StorageElement, path: str, why: str, dry_run:
     with ctx.db.transaction() as conn:
         promotion.hold_names(conn, [Lfn(path)])
         _lock_file(conn, path)
+        if recovery.forbids_deletion(conn):
+            raise Refused(
+                "the catalogue is behind its storages: what it does not know may be the only copy there is",
+                hint="lightkeeper recovery status",
+            )
         seen = _seen(conn, element, path)
         _refuse_known(conn, element, path)
         entry = storage.stat(path)

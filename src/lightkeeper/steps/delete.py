@@ -15,7 +15,7 @@ from lightkeeper.domain.catalog import StorageElement
 from lightkeeper.domain.errors import LightkeeperError
 from lightkeeper.domain.policy import FileCopies, Policy, copies_left_of, may_delete, old_evidence, without
 from lightkeeper.steps import markers
-from lightkeeper.store import catalog, db, deletions, topology, transfers
+from lightkeeper.store import catalog, db, deletions, recovery, topology, transfers
 from lightkeeper.store.db import Connection
 from lightkeeper.store.deletions import NewIntent, OpenIntent
 
@@ -28,9 +28,12 @@ IN_USE = 15
 
 
 def delete(ctx: Context) -> int:
-    """Carry out a chunk of deletions on every storage that has some and is nobody else's now; return how many ended."""
+    """Carry out a chunk of deletions on every storage that has some and is nobody else's now; return how many ended.
+
+    During a recovery nothing is carried out: what was approved waits.
+    """
     with ctx.db.transaction() as conn:
-        waiting = deletions.storages_waiting(conn)
+        waiting = [] if recovery.forbids_deletion(conn) else deletions.storages_waiting(conn)
         storages = {s.storage_id: s for s in topology.storages(conn)}
     return sum(_turn(ctx, storages[storage_id]) for storage_id in waiting)
 
@@ -48,6 +51,8 @@ def approve(
 
     Locks the files. Somebody who waits for old evidence to be read again finds that this was asked for.
     """
+    if recovery.forbids_deletion(conn):
+        return dict.fromkeys(copies, "a recovery is under way: lightkeeper recovery status")
     storages = {s.storage_id: s for s in topology.storages(conn)}
     policies = {p.policy_id: p for p in topology.policies(conn)}
     ids = sorted({file_id for file_id, _ in copies})
@@ -81,7 +86,7 @@ def approve(
 def _turn(ctx: Context, element: StorageElement) -> int:
     """Carry out one chunk on a storage, unless another worker is at it: one that hangs holds up nobody else."""
     with ctx.db.transaction() as turn:
-        if not deletions.take_turn(turn, element.storage_id):
+        if recovery.forbids_deletion(turn) or not deletions.take_turn(turn, element.storage_id):
             return 0
         try:
             markers.ensure(ctx, element)

@@ -13,7 +13,7 @@ from lightkeeper.domain.healing import Remedy, remedy
 from lightkeeper.domain.states import Job, Pilot, Production, Transfer, Transformation
 from lightkeeper.steps.run import JOBS
 from lightkeeper.steps.transfer import ARRIVALS
-from lightkeeper.store import db, topology, transfers, transitions, triggers, work
+from lightkeeper.store import db, recovery, topology, transfers, transitions, triggers, work
 
 TEMPORARY_FOR = 3600.0
 """Seconds that a temporary file is left alone, whoever's it is."""
@@ -126,6 +126,8 @@ def clear_temporaries(ctx: Context) -> int:
     younger than that.
     """
     with ctx.db.transaction() as conn:
+        if recovery.forbids_deletion(conn):
+            return 0  # an attempt that the catalogue does not know may be at it
         elements = [s for s in topology.storages(conn) if s.enabled]
         kept = {str(job_id) for job_id in work.live_jobs(conn)} | transfers.live_arrivals(conn)
     removed = 0

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from lightkeeper.context import Context
 from lightkeeper.domain.policy import MIN_COPIES_TO_FREE, FilePlan, Policy, copies_left_of, plan_file
-from lightkeeper.store import catalog, db, deletions, topology, transfers
+from lightkeeper.store import catalog, db, deletions, recovery, topology, transfers
 from lightkeeper.store.deletions import NewIntent
 from lightkeeper.store.sets import share_policies
 
@@ -42,6 +42,7 @@ def _settle(ctx: Context) -> int:
                 for target, policy in plan.copy_to
             ],
         )
+        behind = recovery.forbids_deletion(conn)  # then nothing is approved, and these files are looked at again
         removed = [file for file in files if file.removed]
         transfers.no_longer_wanted(conn, [file.file_id for file in removed])
         deletions.add_intents(
@@ -50,6 +51,7 @@ def _settle(ctx: Context) -> int:
                 NewIntent(file.file_id, replica.storage_id, 0, "its file is Removed", removal=True)
                 for file in removed
                 for replica in file.replicas
+                if not behind
             ],
             "replicate",
             delay=ctx.settings.deletion_delay,
@@ -60,12 +62,15 @@ def _settle(ctx: Context) -> int:
                 _freeing(file.file_id, storage_id, plan.freed_by, [policies[i] for i in file.policies if i in policies])
                 for file, plan in plans
                 for storage_id in plan.free
-                if plan.freed_by
+                if plan.freed_by and not behind
             ],
             "replicate",
         )
         catalog.recheck(conn, [(file.file_id, storage_id) for file, plan in plans for storage_id in plan.verify])
         transfers.look_again(conn, [(file.file_id, due) for file, plan in plans if (due := _due(plan, now))])
+        if behind:
+            waiting = [*removed, *(file for file, plan in plans if plan.free)]
+            transfers.look_again(conn, [(file.file_id, now + BLOCKED_WAIT) for file in waiting])
     blocked = {plan.blocked for _, plan in plans if plan.blocked}
     for reason in blocked:
         ctx.log.warning("copies blocked", why=reason, files=sum(plan.blocked == reason for _, plan in plans))

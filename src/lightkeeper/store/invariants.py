@@ -81,6 +81,20 @@ INVARIANTS = (
         """,
     ),
     Invariant(
+        "I5",
+        "a delivery that was announced more than once is one delivery, and one file",
+        """
+        SELECT 'storage ' || storage_id || ' ' || path || ' is being taken in ' || count(*) || ' times'
+          FROM trigger WHERE state = 'Accepted' GROUP BY storage_id, path HAVING count(*) > 1
+        UNION ALL
+        SELECT 'storage ' || t.storage_id || ' ' || t.path || ' became ' || count(DISTINCT t.file_id) || ' files'
+          FROM trigger t JOIN file f USING (file_id)
+         WHERE t.state = 'Registered'
+         GROUP BY t.storage_id, t.path, f.sha256
+        HAVING count(DISTINCT t.file_id) > 1
+        """,
+    ),
+    Invariant(
         "I6",
         "one name has one content",
         "SELECT dir_id || '/' || name FROM file GROUP BY dir_id, name HAVING count(*) > 1",
@@ -214,6 +228,14 @@ INVARIANTS = (
         """,
     ),
     Invariant(
+        "I13",
+        "no file that the catalogue does not know lies on a storage, as the last comparison saw it",
+        """
+        SELECT s.name || ': ' || d.path || ' is dark since ' || date_trunc('second', d.first_seen)
+          FROM dark_file d JOIN storage s USING (storage_id)
+        """,
+    ),
+    Invariant(
         "I14",
         "every processed file leads back to what it was made from, and nothing leads back to itself",
         """
@@ -227,6 +249,16 @@ INVARIANTS = (
         SELECT 'file ' || f.file_id || ' was made from itself'
           FROM file f JOIN used u USING (activity_id)
          WHERE u.file_id = f.file_id
+        """,
+    ),
+    Invariant(
+        "I19",
+        "every change of a copy is in a manifest beside the data within two days",
+        """
+        SELECT s.name || ': ' || count(*) || ' changes wait since ' || date_trunc('second', min(q.since))
+          FROM manifest_due q JOIN storage s USING (storage_id)
+         WHERE q.since < now() - interval '2 days' AND q.since > 'epoch' AND s.enabled
+         GROUP BY s.name
         """,
     ),
     Invariant(
