@@ -141,9 +141,25 @@ class Client:
         body = {"storage": storage, "paths": list(paths), "why": why, "dry_run": dry_run}
         return self._post_long("storages/dark/delete", body)
 
-    def traffic(self) -> list[dict[str, Any]]:
-        """Completed transfers by link."""
-        return self._get("traffic")
+    # --- transfers
+    def traffic(self, days: int = 30) -> list[dict[str, Any]]:
+        """What went over each link by day and activity in the last `days` days."""
+        return self._get("traffic", days=days)
+
+    def transfers(
+        self, states: Sequence[str] | None = None, target: str | None = None, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        """Transfers in these states (Running and Waiting when not given), to one storage or to all."""
+        asked = {"state": [str(s) for s in states]} if states else {}
+        return self._get("transfers", limit=limit, **asked, **({"target": target} if target else {}))
+
+    def transfer_history(self, transfer_id: int) -> list[dict[str, Any]]:
+        """Every attempt of a transfer."""
+        return self._get(f"transfers/{transfer_id}/history")
+
+    def retry_transfers(self, ids: Sequence[int] | None, *, dry_run: bool = False) -> dict[str, list[int]]:
+        """Have these transfers, or all that were given up in the last week, begin at once."""
+        return self._post("transfers/retry", {"ids": None if ids is None else list(ids), "dry_run": dry_run})
 
     # --- files
     def nights(self) -> list[dict[str, Any]]:

@@ -85,6 +85,7 @@ BEFORE = {
     "register-existing-files.md": PRESERVED,
     "work-with-datasets.md": PRESERVED,
     "say-what-files-are-owed.md": PRESERVED,
+    "watch-transfers.md": PRESERVED,
 }
 
 

@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from lightkeeper import __version__, web
-from lightkeeper.api import content, datasets, files, find, pilots, rules
+from lightkeeper.api import content, datasets, files, find, pilots, rules, transfers
 from lightkeeper.api import storages as audits
 from lightkeeper.api.body import Body
 from lightkeeper.context import Context
@@ -110,11 +110,6 @@ def make_api(ctx: Context, token: str) -> FastAPI:
         with ctx.db.transaction() as conn:
             return [asdict(s) for s in reports.storage_use(conn)]
 
-    @app.get("/api/v1/traffic")
-    def traffic() -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
-        with ctx.db.transaction() as conn:
-            return [asdict(link) for link in reports.traffic(conn)]
-
     # --- files
     @app.get("/api/v1/nights")
     def nights() -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
@@ -195,6 +190,7 @@ def make_api(ctx: Context, token: str) -> FastAPI:
 
     app.include_router(find.make_router(ctx, operator))
     app.include_router(rules.make_router(ctx, operator))
+    app.include_router(transfers.make_router(ctx, operator))
     app.include_router(datasets.make_router(ctx, operator))
     app.include_router(files.make_router(ctx, operator))
     app.include_router(content.make_router(ctx, operator))

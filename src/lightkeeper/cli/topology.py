@@ -1,4 +1,4 @@
-"""lightkeeper apply, storage, traffic."""
+"""lightkeeper apply, storage."""
 
 import sys
 from pathlib import Path
@@ -38,16 +38,8 @@ def storages(as_json: AsJson = False) -> None:
         show(api.storages(), as_json=as_json, columns=columns, empty="no storage yet: lightkeeper apply FILE")
 
 
-def traffic(as_json: AsJson = False) -> None:
-    """Show completed transfers by link."""
-    with client() as api:
-        columns = ("source", "target", "transfers", "bytes", "failed_attempts")
-        show(api.traffic(), as_json=as_json, columns=columns, empty="nothing was transferred yet")
-
-
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     app.command()(apply)
-    app.command()(traffic)
     audit.add_to(app, storage)
     app.add_typer(storage, name="storage")
