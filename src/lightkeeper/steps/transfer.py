@@ -7,7 +7,9 @@ that was made but not recorded is made again over itself.
 
 import threading
 import time
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Callable, Generator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 
 import psycopg
@@ -29,9 +31,11 @@ ARRIVALS = "/.lightkeeper/arrivals"
 
 def carry_out(ctx: Context) -> int:
     """Claim the next stream of waiting transfers and make them, one after the other; return how many were tried."""
-    stream = claim(ctx)
-    if not stream:
-        return 0
+    with _places.given(lambda avoid: claim(ctx, avoid)) as stream:
+        return _carry_out(ctx, stream) if stream else 0
+
+
+def _carry_out(ctx: Context, stream: list[ClaimedTransfer]) -> int:
     with ctx.db.transaction() as conn:
         storages = {s.storage_id: s for s in topology.storages(conn)}
         links = topology.link_limits(conn)
@@ -51,6 +55,7 @@ def carry_out(ctx: Context) -> int:
                     break  # whoever does not answer now will not answer for the next file either
     seconds = time.monotonic() - began
     db.until_free(lambda: _record(ctx, stream, came, failed, seconds))
+    _places.told(target.storage_id, answers=not any(isinstance(error, Unavailable) for _, error, _ in failed))
     for transfer in came:
         ctx.log.info("copied", file=transfer.path, to=target.name, bytes=transfer.size)
     for transfer, error, fault in failed:
@@ -58,11 +63,12 @@ def carry_out(ctx: Context) -> int:
     return len(came) + len(failed)
 
 
-def claim(ctx: Context) -> list[ClaimedTransfer]:
-    """The transfers of one stream, ours until their leases end; none when nothing waits that has room on its way."""
+def claim(ctx: Context, avoid: AbstractSet[int] = frozenset()) -> list[ClaimedTransfer]:
+    """The transfers of one stream, ours until their leases end; none when nothing waits that has room on its way, or
+    only for the storages in `avoid`."""
     with ctx.db.transaction() as conn:
         transfers.hold_claims(conn)
-        heads = transfers.queue_heads(conn)
+        heads = [head for head in transfers.queue_heads(conn) if head.target_id not in avoid]
         if not heads:
             return []
         storages = {s.storage_id: s for s in topology.storages(conn)}
@@ -73,6 +79,37 @@ def claim(ctx: Context) -> list[ClaimedTransfer]:
             if stream:
                 return transfers.start(conn, stream, ctx.settings.lease)
     return []
+
+
+class _Places:
+    """Where the threads of this process copy to. A storage that did not answer the last time, or that nothing is known
+    of yet, has one of them at the most: one that hangs never has them all."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way = Counter[int]()
+        self._answering: set[int] = set()
+
+    @contextmanager
+    def given(self, claim_but: Callable[[AbstractSet[int]], list[ClaimedTransfer]]) -> Generator[list[ClaimedTransfer]]:
+        """The stream that `claim_but` claims, told which storages have no thread to be given."""
+        with self._lock:
+            stream = claim_but({place for place, n in self._under_way.items() if n and place not in self._answering})
+            target_id = stream[0].target_id if stream else 0
+            self._under_way[target_id] += bool(stream)
+        try:
+            yield stream
+        finally:
+            with self._lock:
+                self._under_way[target_id] -= bool(stream)
+
+    def told(self, place: int, *, answers: bool) -> None:
+        """A copy to this storage went through, or met no answer."""
+        with self._lock:
+            (self._answering.add if answers else self._answering.discard)(place)
+
+
+_places = _Places()
 
 
 class _Way:
