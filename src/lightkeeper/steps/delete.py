@@ -165,10 +165,8 @@ def _begin(ctx: Context, element: StorageElement) -> tuple[list[OpenIntent], lis
 def _chosen(ctx: Context, conn: Connection, element: StorageElement) -> list[OpenIntent]:
     """The next deletions on a storage: first what was begun, then what two people cleared, what policies promised, and
     the others, as many of each as the hour allows. When more of the others wait, they are stopped."""
-    begun = deletions.begun_intents(conn, element.storage_id, CHUNK)
-    if begun:
-        return begun
     settings, storage_id = ctx.settings, element.storage_id
+    chosen = deletions.begun_intents(conn, storage_id, CHUNK)
     allowed = deletions.allowance(
         conn,
         storage_id,
@@ -176,7 +174,7 @@ def _chosen(ctx: Context, conn: Connection, element: StorageElement) -> list[Ope
         settings.deletions_percent,
         settings.promised_deletions_per_hour,
     )
-    chosen = deletions.next_intents(conn, storage_id, promised=False, cleared=True, limit=CHUNK)
+    chosen += deletions.next_intents(conn, storage_id, promised=False, cleared=True, limit=CHUNK - len(chosen))
     room = min(CHUNK - len(chosen), allowed.promised)
     chosen += deletions.next_intents(conn, storage_id, promised=True, cleared=False, limit=room)
     room = min(CHUNK - len(chosen), allowed.others)
