@@ -106,6 +106,7 @@ def _topology() -> str:
         ("sites", topology.SitePart),
         ("sites.computing", topology.Computing),
         ("storages", topology.StoragePart),
+        ("storages.status", topology.StatusPart),
         ("storages.scrub", topology.ScrubPart),
         ("links", topology.LinkPart),
         ("policies", topology.PolicyPart),
@@ -124,7 +125,7 @@ def _kind(annotation: Any) -> str:  # any type there is
         return _kind(kinds[0])
     if hasattr(annotation, "__members__"):
         return " or ".join(str(member) for member in annotation)
-    if annotation in (topology.Computing, topology.ScrubPart):
+    if annotation in (topology.Computing, topology.ScrubPart, topology.StatusPart):
         return "map, see below"
     names = {
         "str": "text",
@@ -140,6 +141,8 @@ def _kind(annotation: Any) -> str:  # any type there is
 
 def _plain(value: object) -> str:
     """As it is written in YAML."""
+    if isinstance(value, topology.StatusPart):
+        return "each on"
     if value is None or isinstance(value, bool):
         return {None: "none", True: "true", False: "false"}[value]
     return str(value) or '""'

@@ -234,7 +234,7 @@ def test_what_cannot_be_is_refused_before_the_bytes(world: World, api: Client, l
     refused(NotFound, "storage 'nroth' does not exist", at="nroth")
     refused(Refused, "takes deliveries", at="mountain")
     world.value("UPDATE storage SET enabled = false WHERE name = 'east'")
-    refused(Refused, "is disabled", at="east")
+    refused(Refused, "is given up", at="east")
     bad = put(api, [path], "/vo/sc ope", at="north", meta=META, progress=counting)
     assert isinstance(bad.failed[0].error, Invalid)
     with Client(api.url) as stranger, pytest.raises(Refused, match="operator"):

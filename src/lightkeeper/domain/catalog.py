@@ -9,7 +9,9 @@ from typing import Any, TypeAlias
 
 from lightkeeper.domain.errors import Invalid, nearest
 from lightkeeper.domain.names import Fixity, Lfn, printable
+from lightkeeper.domain.states import Health
 from lightkeeper.domain.states import Replica as ReplicaState
+from lightkeeper.domain.units import readable_bytes
 
 MetaValue: TypeAlias = str | int | float | bool | list[Any] | dict[str, Any]
 
@@ -154,7 +156,12 @@ class Media(StrEnum):
 @dataclass(frozen=True, slots=True)
 class StorageElement:
     """A storage at a site. `root` is where its driver finds it; with `ingest`, deliveries are made there. `attributes`
-    are what storage expressions ask for; the site's latitude and longitude are in degrees, north and east positive."""
+    are what storage expressions ask for; the site's latitude and longitude are in degrees, north and east positive.
+
+    `enabled`: not given up. `read`, `write` and `delete` are switches of the operator, `health` is found by probes;
+    what follows from all of them is `readable`, `writable` and `deletable`. `used` counts the bytes of copies that are
+    there, and of those that transfers are to bring.
+    """
 
     storage_id: int
     name: str
@@ -173,6 +180,59 @@ class StorageElement:
     """Streams that go from or to it at once."""
     max_rate: int | None = None
     """Bytes per second that go from or to it; None: no limit."""
+    read: bool = True
+    write: bool = True
+    delete: bool = True
+    draining: bool = False
+    quota: int | None = None
+    used: int = 0
+    health: Health = Health.GOOD
+
+    @property
+    def readable(self) -> bool:
+        """Whether its copies may be read now."""
+        return self.enabled and self.read and self.health is not Health.BANNED
+
+    @property
+    def writable(self) -> bool:
+        """Whether new copies may be written to it now, while there is room: see `has_room`."""
+        return self.enabled and self.write and not self.draining and self.health is not Health.BANNED
+
+    @property
+    def deletable(self) -> bool:
+        """Whether copies may be deleted on it now."""
+        return self.enabled and self.delete and self.health is not Health.BANNED
+
+    @property
+    def streams(self) -> int:
+        """How many streams of transfers it takes at once: a single one while something fails there."""
+        return self.max_transfers if self.health is Health.GOOD else 1
+
+    @property
+    def keeps(self) -> bool:
+        """Whether its copies count for what files are owed: also while it does not answer, but not while it drains."""
+        return self.enabled and not self.draining
+
+    @property
+    def vouches(self) -> bool:
+        """Whether its copies are evidence when another copy is to be deleted: those that stay and can be read now."""
+        return self.keeps and self.readable
+
+    def has_room(self, size: int) -> bool:
+        """Whether a file of so many bytes stays within the quota."""
+        return self.quota is None or self.used + size <= self.quota
+
+    def refuses(self, size: int) -> str:
+        """Why no new copy of so many bytes is made here now, in words; empty when one may be."""
+        if not self.enabled:
+            return "is given up"
+        if self.draining:
+            return "is draining"
+        if not self.write:
+            return "takes no new files now"
+        if self.health is Health.BANNED:
+            return "does not answer"
+        return "" if self.has_room(size) else f"is full: its quota is {readable_bytes(self.quota or 0)}"
 
 
 @dataclass(frozen=True, slots=True)

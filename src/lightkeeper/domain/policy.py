@@ -9,6 +9,7 @@ from typing import Any
 
 from lightkeeper.domain.catalog import Media, Replica, SiteKind, StorageElement
 from lightkeeper.domain.expressions import meant, parse_expression
+from lightkeeper.domain.states import Health
 from lightkeeper.domain.states import Replica as ReplicaState
 
 MIN_COPIES_TO_FREE = 2
@@ -52,7 +53,7 @@ class Policy:
 @dataclass(frozen=True, slots=True)
 class FileCopies:
     """One file's copies as observed; the storages that transfers are under way to, and those that transfers to were
-    given up lately, after every attempt; the policies it falls under."""
+    given up lately, after every attempt; the policies it falls under; its bytes."""
 
     file_id: int
     set_id: int
@@ -62,6 +63,7 @@ class FileCopies:
     policies: tuple[int, ...] = ()
     removed: bool = False
     """Nothing is owed any more, and every copy goes."""
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +139,19 @@ def plan_copies(policy: Policy, file: FileCopies, storages: Mapping[int, Storage
         if file.arriving:
             return CopyPlan()
         missing = 1
-    if not any(_is_ok(r) for r in file.replicas):
+    sources = [storages[r.storage_id] for r in file.replicas if _is_ok(r)]
+    if not sources:
         return CopyPlan(blocked="no verified copy is left to copy from")
+    if not any(source.readable for source in sources):
+        names = ", ".join(sorted(source.name for source in sources))
+        return CopyPlan(blocked=f"its copies are where nothing can be read now: {names}")
     targets = _targets(policy, file, storages, missing)
     blocked = ""
     if (off_site and len(targets) < missing) or not targets:
         blocked = f"policy {policy.name} wants {_told(policy)}; " + (
             f"only {len(have | coming) + len(targets)} can hold one"
             + (f", transfers to {len(file.given_up)} others failed" if file.given_up else "")
+            + "".join(f"; {refused}" for refused in _refused(policy, file, storages))
         )
     return CopyPlan(copy_to=tuple(t.storage_id for t in targets), blocked=blocked)
 
@@ -155,24 +162,34 @@ def _told(policy: Policy) -> str:
     return f"{policy.copies} copies on {policy.media}{where} at distinct data centres{apart}"
 
 
+def _refused(policy: Policy, file: FileCopies, storages: Mapping[int, StorageElement]) -> list[str]:
+    """Storages that the policy would take and that take no copy of the file now, each with its reason."""
+    return [
+        f"{storage.name} {reason}"
+        for storage in sorted(storages.values(), key=lambda s: s.name)
+        if storage.enabled and policy.takes(storage) and (reason := storage.refuses(file.size))
+    ]
+
+
 def _targets(
     policy: Policy, file: FileCopies, storages: Mapping[int, StorageElement], missing: int
 ) -> Sequence[StorageElement]:
-    """Storages for the copies that are missing, or for as many of them as there is a place for."""
+    """Storages for the copies that are missing, or for as many of them as there is a place for: those in good health
+    before the others."""
     there = [storages[r.storage_id] for r in file.replicas if r.state is not ReplicaState.LOST]
-    there += [storages[s] for s in file.arriving]
+    there = [s for s in (*there, *(storages[s] for s in file.arriving)) if s.keeps]
     centres = [s for s in there if s.site_kind is SiteKind.DATA_CENTRE]
     taken = {s.site for s in there if policy.takes(s)}
     candidates = [
         s
         for s in sorted(storages.values(), key=lambda s: s.storage_id)
-        if s.enabled
-        and policy.takes(s)
+        if policy.takes(s)
+        and not s.refuses(file.size)
         and s.site not in taken
         and s.storage_id not in file.given_up
         and all(_apart(s, other, policy.min_distance) for other in centres)
     ]
-    turned = _turn(candidates, file.set_id)
+    turned = sorted(_turn(candidates, file.set_id), key=lambda s: s.health is not Health.GOOD)
     for n in range(min(missing, len(turned)), 0, -1):
         for chosen in combinations(turned, n):
             if all(
@@ -291,7 +308,7 @@ def _too_few(file: FileCopies, wanted: int, storages: Mapping[int, StorageElemen
         storages[r.storage_id].site
         for r in file.replicas
         if _is_ok(r)
-        and storages[r.storage_id].enabled
+        and storages[r.storage_id].vouches
         and storages[r.storage_id].site_kind is SiteKind.DATA_CENTRE
         and not _is_old(r, now)
     }
@@ -333,7 +350,7 @@ def _is_old(replica: Replica, now: datetime) -> bool:
 
 def _counts(replica: Replica, policy: Policy, storages: Mapping[int, StorageElement]) -> bool:
     storage = storages[replica.storage_id]
-    return _is_ok(replica) and storage.enabled and policy.takes(storage)
+    return _is_ok(replica) and storage.keeps and policy.takes(storage)
 
 
 def _turn(candidates: Sequence[StorageElement], by: int) -> list[StorageElement]:

@@ -110,8 +110,17 @@ class Pilot(StrEnum):
     LOST = "Lost"
 
 
+class Health(StrEnum):
+    """How a storage is found to be. DEGRADED: something fails there, so less is asked of it. BANNED: it does not
+    answer; nothing is read, written or deleted there until probes succeed again."""
+
+    GOOD = "Good"
+    DEGRADED = "Degraded"
+    BANNED = "Banned"
+
+
 State: TypeAlias = (
-    File | Trigger | Replica | Transfer | Intent | Operation | Production | Transformation | Task | Job | Pilot
+    File | Trigger | Replica | Transfer | Intent | Operation | Production | Transformation | Task | Job | Pilot | Health
 )
 Kind: TypeAlias = type[State]
 
@@ -127,6 +136,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "task": Task,
     "job": Job,
     "pilot": Pilot,
+    "health": Health,
 }
 """Kind by the name of its table; a file's state is that of its metadata set."""
 
@@ -218,6 +228,12 @@ MOVES: Final[Mapping[Kind, Mapping[tuple[State, State], str]]] = {
         (Pilot.SUBMITTED, Pilot.ENDED): "run: stopped before it asked for work",
         (Pilot.RUNNING, Pilot.ENDED): "run: it said goodbye",
         (Pilot.RUNNING, Pilot.LOST): "heal: silent, or its executor does not know it any more",
+    },
+    Health: {
+        (Health.GOOD, Health.DEGRADED): "probe: a probe failed, or much of the work on it",
+        (Health.DEGRADED, Health.GOOD): "probe: several in a row succeeded, and the work on it does",
+        (Health.DEGRADED, Health.BANNED): "probe: several in a row failed",
+        (Health.BANNED, Health.DEGRADED): "probe: it answers again",
     },
 }
 """Every allowed move by kind, and who makes it. By kind, because equal names of different kinds are equal texts."""

@@ -11,6 +11,7 @@ from datetime import timedelta
 
 from lightkeeper.domain.catalog import SiteKind, StorageElement
 from lightkeeper.domain.errors import Corrupt, LightkeeperError, NotFound, Refused
+from lightkeeper.domain.states import Health
 from lightkeeper.domain.work import retry_delay
 
 SMALL = 32 << 20
@@ -106,7 +107,7 @@ def next_stream(
 
     None when the storage has as many streams as it takes, or no source of any of them has room.
     """
-    if load.storages[target.storage_id] >= target.max_transfers:
+    if load.storages[target.storage_id] >= target.streams:
         return None
     first: Queued | None = None
     source_id = room = most_bytes = 0
@@ -144,11 +145,11 @@ def best_source(
     load: Load,
 ) -> int | None:
     """Where a transfer is made from: of the copies with room on the way one that failed least, at a data centre rather
-    than at the observatory, where least is going on. None when no way has room."""
+    than at the observatory, in good health, where least is going on. None when no way has room."""
     possible = [
         source
         for source in (storages[s] for s in one.sources if s in storages)
-        if source.enabled
+        if source.readable
         and source.storage_id != target.storage_id
         and _room(source, target, links.get((source.site, target.site), LinkLimit()), load) > 0
     ]
@@ -159,6 +160,7 @@ def best_source(
         key=lambda source: (
             one.failed.count(source.storage_id),
             source.site_kind is not SiteKind.DATA_CENTRE,
+            source.health is not Health.GOOD,
             load.links[source.site, target.site],
             load.storages[source.storage_id],
             source.storage_id,
@@ -170,8 +172,8 @@ def _room(source: StorageElement, target: StorageElement, link: LinkLimit, load:
     """How many more streams may go this way."""
     return min(
         link.max_transfers - load.links[source.site, target.site],
-        source.max_transfers - load.storages[source.storage_id],
-        target.max_transfers - load.storages[target.storage_id],
+        source.streams - load.storages[source.storage_id],
+        target.streams - load.storages[target.storage_id],
     )
 
 

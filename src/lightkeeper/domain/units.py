@@ -17,6 +17,28 @@ def readable_bytes(n: float) -> str:
     return f"{n:.1f} PB"
 
 
+_BYTES = (
+    {"b": 1}
+    | {f"{p}b": 1000**n for n, p in enumerate("kmgtp", 1)}
+    | {f"{p}ib": 1024**n for n, p in enumerate("kmgtp", 1)}
+)
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of '10 TB', '1.5 TiB' or '1000'; raises Invalid."""
+    match = re.fullmatch(r"\s*([0-9]{1,18}(?:\.[0-9]{1,6})?)\s*([A-Za-z]*)\s*", text)
+    size = round(float(match[1]) * _BYTES.get(match[2].lower() or "b", 0)) if match else 0
+    if not 0 < size < 2**63:
+        raise Invalid(f"'{text}' is not an amount of data", hint="write it like '10 TB' or '500 GB'")
+    return size
+
+
+def exact_bytes(n: int) -> str:
+    """'10 TB': as `parse_bytes` reads it, nothing rounded away."""
+    unit = next((unit for unit in ("PB", "TB", "GB", "MB", "kB") if n % _BYTES[unit.lower()] == 0), "B")
+    return f"{n // _BYTES[unit.lower()]} {unit}"
+
+
 def parse_rate(text: str) -> int:
     """Bytes per second of '1 Gbit/s' or '100 MB/s'; raises Invalid."""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)/s\s*", text)

@@ -55,7 +55,7 @@ def scrub(ctx: Context) -> int:
     with ctx.db.transaction() as conn:
         passes.prepare(conn)
         own = passes.schedules(conn)
-        elements = [s for s in topology.storages(conn) if s.enabled]
+        elements = [s for s in topology.storages(conn) if s.readable]
     return sum(_has_turn(ctx, element, _schedule(ctx, element, own)) for element in elements)
 
 
@@ -201,6 +201,8 @@ def _told(one: Progress, element: StorageElement, plan: Schedule) -> Scrub:
     under_way = one.began is not None and one.ended is None
     if not element.enabled:
         state = "disabled"
+    elif not element.readable:
+        state = "waits until it may be read"
     elif under_way:
         state = "waits for its disk" if one.trouble else "reading"
     else:
@@ -302,7 +304,7 @@ def fsck(ctx: Context, *, read_bytes: bool = False) -> Fsck:
     """Check every invariant, and that every available replica is there; with `read_bytes` re-read all of them."""
     with ctx.db.transaction() as conn:
         found = invariants.violations(conn)
-        elements = [s for s in topology.storages(conn) if s.enabled]
+        elements = [s for s in topology.storages(conn) if s.enabled and s.read]
     checked = bytes_read = 0
     for element in elements:
         try:

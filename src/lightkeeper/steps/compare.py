@@ -56,7 +56,7 @@ def compare_due(ctx: Context) -> int:
         return 0
     with ctx.db.transaction() as conn:
         due = comparison.due(conn, ctx.settings.compare_every)
-        elements = [s for s in topology.storages(conn) if s.enabled and s.storage_id in due]
+        elements = [s for s in topology.storages(conn) if s.readable and s.storage_id in due]
     return sum(_is_compared(ctx, element) for element in elements)
 
 

@@ -54,7 +54,7 @@ class Copy:
     site: str
     state: Replica
     usable: bool
-    """Its storage is in use."""
+    """Its storage may be read now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def facts(ctx: Context, lfn: str) -> Facts:
     """The content of a file and its copies; raises NotFound."""
     with ctx.db.transaction() as conn:
         file = catalog.known_files(conn, [parse_lfn(lfn)])[0]
-        usable = {s.name for s in topology.storages(conn) if s.enabled}
+        usable = {s.name for s in topology.storages(conn) if s.readable}
         replicas = catalog.replicas_of(conn, [file.file_id])
     return Facts(file, [Copy(r.storage, r.site, r.state, r.storage in usable) for r in replicas])
 
@@ -133,7 +133,7 @@ def _distance(element: StorageElement) -> int:
 
 
 def _told(copy: Copy) -> str:
-    return str(copy.state) if copy.usable else f"{copy.state}, but the storage is disabled"
+    return str(copy.state) if copy.usable else f"{copy.state}, but the storage cannot be read now"
 
 
 def _opened(ctx: Context, file: FileRow, element: StorageElement, start: int) -> Iterator[bytes]:
@@ -233,8 +233,8 @@ def check_place(ctx: Context, at: str, meta: Mapping[str, MetaValue]) -> Storage
     with ctx.db.transaction() as conn:
         element = _element(topology.storages(conn), at)
         topology.vocabulary(conn).split(meta)
-    if not element.enabled:
-        raise Refused(f"storage {element.name} is disabled", hint="lightkeeper storage list")
+    if reason := element.refuses(0):
+        raise Refused(f"storage {element.name} {reason}", hint="lightkeeper storage list")
     if element.ingest:
         raise Refused(
             f"storage {element.name} takes deliveries of the array control, which asks nobody before it writes",

@@ -128,7 +128,7 @@ def clear_temporaries(ctx: Context) -> int:
     with ctx.db.transaction() as conn:
         if recovery.forbids_deletion(conn):
             return 0  # an attempt that the catalogue does not know may be at it
-        elements = [s for s in topology.storages(conn) if s.enabled]
+        elements = [s for s in topology.storages(conn) if s.deletable]
         kept = {str(job_id) for job_id in work.live_jobs(conn)} | transfers.live_arrivals(conn)
     removed = 0
     for element in elements:

@@ -36,7 +36,7 @@ QUARANTINE = "/.lightkeeper/quarantine"
 def scan(ctx: Context) -> int:
     """Accept every delivery whose trigger lies in an interface directory; return how many are new."""
     with ctx.db.transaction() as conn:
-        elements = [s for s in topology.storages(conn) if s.ingest and s.enabled]
+        elements = [s for s in topology.storages(conn) if s.ingest and s.readable]
     return sum(_scan_one(ctx, element) for element in elements)
 
 

@@ -5,10 +5,11 @@ Worker: whenever something is unsettled. Safe to run twice: a transfer or intent
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from lightkeeper.context import Context
-from lightkeeper.domain.policy import MIN_COPIES_TO_FREE, FilePlan, Policy, copies_left_of, plan_file
+from lightkeeper.domain.policy import MIN_COPIES_TO_FREE, FileCopies, FilePlan, Policy, copies_left_of, plan_file
 from lightkeeper.store import catalog, db, deletions, recovery, topology, transfers
 from lightkeeper.store.deletions import NewIntent
 from lightkeeper.store.sets import share_policies
@@ -25,15 +26,18 @@ def settle(ctx: Context) -> int:
 def _settle(ctx: Context) -> int:
     with ctx.db.transaction() as conn:
         share_policies(conn)
+        topology.hold_room(conn)
         storages = {s.storage_id: s for s in topology.storages(conn)}
         now = db.now(conn)
         files = transfers.take_unsettled(conn, BATCH)
         policies = {p.policy_id: p for p in topology.policies(conn)}
-        plans = [
-            (file, plan_file([policies[i] for i in file.policies if i in policies], file, storages, now))
-            for file in files
-            if not file.removed
-        ]
+        plans: list[tuple[FileCopies, FilePlan]] = []
+        for file in files:
+            if not file.removed:
+                plan = plan_file([policies[i] for i in file.policies if i in policies], file, storages, now)
+                plans.append((file, plan))
+                for target, _ in plan.copy_to:
+                    storages[target] = replace(storages[target], used=storages[target].used + file.size)
         transfers.add_transfers(
             conn,
             [

@@ -208,7 +208,7 @@ def _policy(conn: Connection, name: str) -> Policy:
 
 
 def _taken(policy: Policy, storages: list[StorageElement]) -> list[int]:
-    return [storage.storage_id for storage in storages if storage.enabled and policy.takes(storage)]
+    return [storage.storage_id for storage in storages if storage.keeps and policy.takes(storage)]
 
 
 def _rule(conn: Connection, policy: Policy, storages: list[StorageElement]) -> Rule:

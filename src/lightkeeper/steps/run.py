@@ -22,7 +22,7 @@ from lightkeeper.domain.errors import Conflict, Corrupt, LightkeeperError, NotFo
 from lightkeeper.domain.fixity import chunks_of, fixity_of
 from lightkeeper.domain.names import Fixity, Lfn, printable
 from lightkeeper.domain.provenance import RanActivity
-from lightkeeper.domain.states import Job, Pilot, Replica
+from lightkeeper.domain.states import Health, Job, Pilot, Replica
 from lightkeeper.domain.work import ExpectedOutput, JobInput, JobOrder, JobRecipe
 from lightkeeper.ports import PilotOrder, Storage
 from lightkeeper.store import catalog, db, promotion, provenance, topology, transfers, transitions, work
@@ -63,7 +63,7 @@ def claim(ctx: Context, pilot: PilotRow) -> dict[str, Any] | None:
     usable = {c.storage for c in copies if storages[c.storage].site_kind is SiteKind.DATA_CENTRE}
     sources: dict[int, list[StorageElement]] = {}
     for copy in sorted(copies, key=lambda c: c.site != pilot.site):
-        if copy.state == "Available" and copy.storage in usable and storages[copy.storage].enabled:
+        if copy.state == "Available" and copy.storage in usable and storages[copy.storage].readable:
             sources.setdefault(copy.file_id, []).append(storages[copy.storage])
     ctx.log.info("job claimed", job=job.job_id, attempt=job.attempt, pilot=pilot.name, site=pilot.site)
     return {
@@ -343,11 +343,12 @@ def _recipe(
 
 
 def _upload_to(site: str, storages: Iterable[StorageElement]) -> StorageElement:
-    """Where a pilot at `site` leaves its outputs: the site's own disk, else any data centre's."""
-    disks = [s for s in storages if s.enabled and s.media is Media.DISK and s.site_kind is SiteKind.DATA_CENTRE]
+    """Where a pilot at `site` leaves its outputs: the site's own disk, else any data centre's; one in good health
+    before the others."""
+    disks = [s for s in storages if not s.refuses(0) and s.media is Media.DISK and s.site_kind is SiteKind.DATA_CENTRE]
     if not disks:
-        raise Unavailable("no data centre has a disk storage that is enabled", hint="lightkeeper storage list")
-    return min(disks, key=lambda s: (s.site != site, s.storage_id))
+        raise Unavailable("no data centre has a disk storage that takes new files", hint="lightkeeper storage list")
+    return min(disks, key=lambda s: (s.health is not Health.GOOD, s.site != site, s.storage_id))
 
 
 def _storage_named(name: str, storages: Mapping[str, StorageElement]) -> StorageElement:

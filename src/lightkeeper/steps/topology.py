@@ -19,10 +19,11 @@ from lightkeeper.domain.expressions import check_keys, parse_expression
 from lightkeeper.domain.names import parse_name
 from lightkeeper.domain.policy import MIN_COPIES_TO_FREE, Policy
 from lightkeeper.domain.query import Query
-from lightkeeper.domain.units import exact_rate, exact_time, parse_rate, parse_time
+from lightkeeper.domain.units import exact_bytes, exact_rate, exact_time, parse_bytes, parse_rate, parse_time
 from lightkeeper.steps import markers
 from lightkeeper.store import scrub, topology
 from lightkeeper.store.db import Connection
+from lightkeeper.store.topology import Declared
 
 MAX_DOCUMENT = 1_000_000
 MAX_DEPTH = 20
@@ -59,9 +60,18 @@ class ScrubPart(Part):
     rate: str | None = None
 
 
+class StatusPart(Part):
+    """What may be done on a storage: each `on` or `off`."""
+
+    read: bool = True
+    write: bool = True
+    delete: bool = True
+
+
 class StoragePart(Part):
-    """A storage element. `ingest`: the array control delivers here. `attributes`: what storage expressions ask for.
-    `max_transfers`, `max_rate`: streams, and bytes per second, from and to it at once."""
+    """A storage element. `ingest`: the array control delivers here. `enabled: false`: it is given up, and its copies do
+    not count. `draining`: its copies are made elsewhere, then deleted here. `quota` like '10 TB'. `attributes`: what
+    storage expressions ask for. `max_transfers`, `max_rate`: streams, and bytes per second, from and to it at once."""
 
     site: str
     root: str
@@ -69,6 +79,9 @@ class StoragePart(Part):
     media: Media = Media.DISK
     ingest: bool = False
     enabled: bool = True
+    status: StatusPart = StatusPart()
+    draining: bool = False
+    quota: str | int | None = None
     attributes: dict[str, str | int | float] = {}
     max_transfers: int = Field(8, ge=1, le=1000)
     max_rate: str | None = None
@@ -156,6 +169,8 @@ def _known_keys(place: tuple[int | str, ...]) -> list[str]:
         model = Computing
     if "scrub" in place[2:-1]:
         model = ScrubPart
+    if "status" in place[2:-1]:
+        model = StatusPart
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
@@ -192,6 +207,7 @@ def _check(ctx: Context, conn: Connection, document: Document) -> None:
         _is_known(storage.driver, ctx.storage_drivers, f"storages.{name}.driver")
         _schedule(storage)
         _rate(storage)
+        _quota(storage)
     for link in document.links:
         _is_known(link.source, sites, "links.from")
         _is_known(link.target, sites, "links.to")
@@ -247,10 +263,30 @@ def _elements(conn: Connection, document: Document) -> list[StorageElement]:
     storages = {storage.name: storage for storage in topology.storages(conn)}
     for name, part in document.storages.items():
         kind, country = sites[part.site]
-        storages[name] = StorageElement(
-            0, name, part.site, kind, part.media, part.driver, part.root, country=country, attributes=_attributes(part)
-        )
+        storages[name] = _element(name, part, kind, country)
     return list(storages.values())
+
+
+def _element(name: str, part: StoragePart, kind: SiteKind = SiteKind.DATA_CENTRE, country: str = "") -> StorageElement:
+    """A storage as the document says; what only the database knows is left out."""
+    return StorageElement(
+        0,
+        name,
+        part.site,
+        kind,
+        part.media,
+        part.driver,
+        part.root,
+        ingest=part.ingest,
+        enabled=part.enabled,
+        country=country,
+        attributes=_attributes(part),
+        read=part.status.read,
+        write=part.status.write,
+        delete=part.status.delete,
+        draining=part.draining,
+        quota=_quota(part),
+    )
 
 
 def _is_known(name: str, known: "set[str] | Any", place: str) -> None:
@@ -271,9 +307,10 @@ def _differences(conn: Connection, document: Document) -> list[str]:
             computing=computing,
         ).model_dump()
     own = scrub.schedules(conn)
+    says = topology.declared(conn)
     for storage in topology.storages(conn):
         read_again = _in_words(*own.get(storage.storage_id, (None, None)))
-        have[f"storage {storage.name}"] = _storage_part(storage).model_dump() | {
+        have[f"storage {storage.name}"] = _storage_part(storage, says[storage.storage_id]) | {
             "scrub": read_again,
             "max_rate": storage.max_rate,
         }
@@ -298,6 +335,7 @@ def _differences(conn: Connection, document: Document) -> list[str]:
     want |= {
         f"storage {n}": p.model_dump()
         | {"attributes": _attributes(p), "scrub": _in_words(*_schedule(p)), "max_rate": _rate(p)}
+        | {"status": _told(p.status), "quota": _quota_in_words(_quota(p))}
         for n, p in document.storages.items()
     }
     want |= {
@@ -320,17 +358,33 @@ def _differences(conn: Connection, document: Document) -> list[str]:
     return changes
 
 
-def _storage_part(storage: StorageElement) -> StoragePart:
-    return StoragePart(
+def _storage_part(storage: StorageElement, says: Declared) -> dict[str, Any]:
+    part = StoragePart(
         site=storage.site,
         root=storage.root,
         driver=storage.driver,
         media=storage.media,
         ingest=storage.ingest,
         enabled=storage.enabled,
+        draining=says.draining,
         attributes=dict(storage.attributes),
         max_transfers=storage.max_transfers,
     )
+    status = StatusPart(read=says.read, write=says.write, delete=says.delete)
+    return part.model_dump() | {"status": _told(status), "quota": _quota_in_words(storage.quota)}
+
+
+def _told(status: StatusPart) -> str:
+    return ", ".join(f"{what} {'on' if on else 'off'}" for what, on in status.model_dump().items())
+
+
+def _quota(part: StoragePart) -> int | None:
+    """Bytes; None: no quota."""
+    return None if part.quota is None else parse_bytes(str(part.quota))
+
+
+def _quota_in_words(quota: int | None) -> str:
+    return "none" if quota is None else exact_bytes(quota)
 
 
 def _schedule(part: StoragePart) -> tuple[timedelta | None, int | None]:
@@ -380,17 +434,7 @@ def _write(conn: Connection, document: Document, changes: list[str]) -> None:
     for name, storage in document.storages.items():
         if name in used and (used[name].driver, used[name].root) != (storage.driver, storage.root):
             scrub.set_marked(conn, used[name].storage_id, marked=False)
-        topology.put_storage(
-            conn,
-            name,
-            storage.site,
-            storage.media,
-            storage.driver,
-            storage.root,
-            storage.ingest,
-            storage.enabled,
-            _attributes(storage),
-        )
+        topology.put_storage(conn, _element(name, storage))
         scrub.put_schedule(conn, name, *_schedule(storage))
         topology.put_limits(conn, name, storage.max_transfers, _rate(storage))
     for link in document.links:

@@ -456,20 +456,20 @@ def take_recheck(conn: Connection, limit: int) -> list[Stored]:
         WITH asked AS (
             DELETE FROM recheck
              WHERE (file_id, storage_id) IN (
-                   SELECT file_id, storage_id FROM recheck JOIN storage USING (storage_id)
-                    WHERE enabled LIMIT %(limit)s FOR UPDATE OF recheck SKIP LOCKED)
+                   SELECT file_id, storage_id FROM recheck JOIN storage_now USING (storage_id)
+                    WHERE readable LIMIT %(limit)s FOR UPDATE OF recheck SKIP LOCKED)
             RETURNING file_id, storage_id),
         suspect AS (
-            SELECT file_id, storage_id FROM replica JOIN storage USING (storage_id)
-             WHERE state = 'Suspect' AND enabled ORDER BY random() LIMIT %(limit)s),
+            SELECT file_id, storage_id FROM replica JOIN storage_now USING (storage_id)
+             WHERE state = 'Suspect' AND readable ORDER BY random() LIMIT %(limit)s),
         unread AS (
             SELECT file_id, storage_id
-              FROM storage
+              FROM storage_now s
              CROSS JOIN LATERAL (
                    SELECT file_id FROM replica r
-                    WHERE r.storage_id = storage.storage_id AND verified_at < written_at AND state = 'Available'
+                    WHERE r.storage_id = s.storage_id AND verified_at < written_at AND state = 'Available'
                     ORDER BY file_id LIMIT %(limit)s) r
-             WHERE enabled)
+             WHERE readable)
         SELECT r.file_id, r.storage_id, d.path || '/' || f.name AS path, f.size, encode(f.sha256, 'hex') AS sha256
           FROM (SELECT * FROM asked UNION SELECT * FROM suspect UNION SELECT * FROM unread) w
           JOIN replica r USING (file_id, storage_id)

@@ -126,14 +126,14 @@ def in_use(conn: Connection, copies: Sequence[tuple[int, int]]) -> dict[tuple[in
 
 # --- carrying out ----------------------------------------------------------------------------------------------
 def storages_waiting(conn: Connection) -> list[int]:
-    """Storages with deletions to be carried out that nobody paused."""
+    """Storages with deletions to be carried out, where something may be deleted now and nobody paused it."""
     return values(
         conn,
         """
         SELECT s.storage_id
-          FROM storage s
+          FROM storage_now s
           LEFT JOIN storage_deletion d USING (storage_id)
-         WHERE d.paused IS NULL AND coalesce(d.not_before, now()) <= now()
+         WHERE s.deletable AND d.paused IS NULL AND coalesce(d.not_before, now()) <= now()
            AND EXISTS (SELECT FROM intent i WHERE i.storage_id = s.storage_id AND i.state = 'Approved')
          ORDER BY random()
         """,

@@ -174,6 +174,13 @@ INVARIANTS = (
          WHERE (coalesce(r.n, 0), coalesce(r.b, 0))
                IS DISTINCT FROM (coalesce(c.n_files, 0), coalesce(c.n_bytes, 0)::numeric)
         UNION ALL
+        SELECT 'queue to storage ' || coalesce(t.target_id, q.storage_id)
+          FROM (SELECT target_id, count(*) AS n, sum(size) AS b
+                  FROM transfer JOIN file USING (file_id) WHERE state IN ('Waiting', 'Running') GROUP BY 1) t
+          FULL JOIN storage_queue q ON q.storage_id = t.target_id
+         WHERE (coalesce(t.n, 0), coalesce(t.b, 0))
+               IS DISTINCT FROM (coalesce(q.n_files, 0), coalesce(q.n_bytes, 0)::numeric)
+        UNION ALL
         SELECT 'dataset ' || d.name
           FROM dataset d
           LEFT JOIN (SELECT m.dataset_id, count(*) AS n, sum(f.size) AS b

@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from lightkeeper.domain.catalog import KeyLevel, KeyType, Media, MetaKey, SiteKind, StorageElement, Vocabulary
 from lightkeeper.domain.policy import Policy
+from lightkeeper.domain.states import Health
 from lightkeeper.domain.transferring import LinkLimit
 from lightkeeper.store.db import rows
 
@@ -53,18 +54,51 @@ def sites(conn: Connection) -> list[Site]:
 
 
 def storages(conn: Connection) -> list[StorageElement]:
-    """Every storage element by id."""
+    """Every storage element by id, as it may be used now."""
     found = conn.execute("""
-        SELECT storage_id, storage.name, site.name, site.kind::text, media::text, driver, root, ingest, enabled,
-               country, latitude, longitude, attributes, max_transfers, max_rate
-          FROM storage
-          JOIN site USING (site_id)
-         ORDER BY storage_id
+        SELECT s.storage_id, s.name, site.name, site.kind::text, s.media::text, s.driver, s.root, s.ingest, s.enabled,
+               site.country, site.latitude, site.longitude, s.attributes, s.max_transfers, s.max_rate,
+               n.may_read, n.may_write, n.may_delete, n.draining, s.quota,
+               (coalesce(c.n_bytes, 0) + coalesce(q.n_bytes, 0))::bigint, n.health::text
+          FROM storage s
+          JOIN storage_now n USING (storage_id)
+          JOIN site ON site.site_id = s.site_id
+          LEFT JOIN storage_count c USING (storage_id)
+          LEFT JOIN storage_queue q USING (storage_id)
+         ORDER BY s.storage_id
     """).fetchall()
     return [
-        StorageElement(i, name, site, SiteKind(kind), Media(media), *rest)
-        for i, name, site, kind, media, *rest in found
+        StorageElement(i, name, site, SiteKind(kind), Media(media), *rest, health=Health(health))
+        for i, name, site, kind, media, *rest, health in found
     ]
+
+
+def hold_room(conn: Connection) -> None:
+    """Until this transaction ends nobody else plans copies by what room is left, where there is a quota to keep."""
+    conn.execute("SELECT pg_advisory_xact_lock(hashtext('room')) FROM storage WHERE quota IS NOT NULL LIMIT 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What the topology document says of a storage's use, whatever was switched by hand or found since."""
+
+    storage_id: int
+    read: bool
+    write: bool
+    delete: bool
+    draining: bool
+
+
+def declared(conn: Connection) -> dict[int, Declared]:
+    """What the topology says of each storage's use, by id."""
+    found = rows(
+        conn,
+        Declared,
+        """
+        SELECT storage_id, can_read AS read, can_write AS write, can_delete AS delete, draining FROM storage
+        """,
+    )
+    return {one.storage_id: one for one in found}
 
 
 def links(conn: Connection) -> list[Link]:
@@ -145,36 +179,39 @@ def put_site(
     )
 
 
-def put_storage(
-    conn: Connection,
-    name: str,
-    site: str,
-    media: Media,
-    driver: str,
-    root: str,
-    ingest: bool,
-    enabled: bool,
-    attributes: dict[str, str],
-) -> None:
-    """Make the storage so. Its root is where its replicas lie: see `root_in_use` before changing it."""
+def put_storage(conn: Connection, storage: StorageElement) -> None:
+    """Make the storage so; its id does not matter. Its root is where its replicas lie: see `holds_replicas` before
+    changing it."""
     conn.execute(
         """
-        INSERT INTO storage (name, site_id, media, driver, root, ingest, enabled, attributes)
-        SELECT %(name)s, site_id, %(media)s::media, %(driver)s, %(root)s, %(ingest)s, %(enabled)s, %(attributes)s
-          FROM site WHERE name = %(site)s
-        ON CONFLICT (name) DO UPDATE
-           SET site_id = excluded.site_id, media = excluded.media, driver = excluded.driver, root = excluded.root,
-               ingest = excluded.ingest, enabled = excluded.enabled, attributes = excluded.attributes
+        WITH written AS (
+            INSERT INTO storage AS s (name, site_id, media, driver, root, ingest, enabled, attributes, can_read,
+                                      can_write, can_delete, draining, quota)
+            SELECT %(name)s, site_id, %(media)s::media, %(driver)s, %(root)s, %(ingest)s, %(enabled)s, %(attributes)s,
+                   %(read)s, %(write)s, %(delete)s, %(draining)s, %(quota)s
+              FROM site WHERE name = %(site)s
+            ON CONFLICT (name) DO UPDATE
+               SET site_id = excluded.site_id, media = excluded.media, driver = excluded.driver, root = excluded.root,
+                   ingest = excluded.ingest, enabled = excluded.enabled, attributes = excluded.attributes,
+                   can_read = excluded.can_read, can_write = excluded.can_write, can_delete = excluded.can_delete,
+                   draining = excluded.draining, quota = excluded.quota
+            RETURNING s.storage_id)
+        INSERT INTO health (health_id) SELECT storage_id FROM written ON CONFLICT DO NOTHING
         """,
         {
-            "name": name,
-            "site": site,
-            "media": str(media),
-            "driver": driver,
-            "root": root,
-            "ingest": ingest,
-            "enabled": enabled,
-            "attributes": Jsonb(attributes),
+            "name": storage.name,
+            "site": storage.site,
+            "media": str(storage.media),
+            "driver": storage.driver,
+            "root": storage.root,
+            "ingest": storage.ingest,
+            "enabled": storage.enabled,
+            "attributes": Jsonb(dict(storage.attributes)),
+            "read": storage.read,
+            "write": storage.write,
+            "delete": storage.delete,
+            "draining": storage.draining,
+            "quota": storage.quota,
         },
     )
 

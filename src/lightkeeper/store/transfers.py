@@ -80,7 +80,7 @@ def copies_of(conn: Connection, file_ids: Sequence[int]) -> list[FileCopies]:
         SELECT f.file_id, f.set_id, s.state = 'Removed',
                ARRAY(SELECT policy_id FROM set_policy p JOIN policy USING (policy_id)
                       WHERE p.set_id = f.set_id ORDER BY name),
-               coalesce(r.copies, '{}'), coalesce(t.arriving, '{}'), coalesce(t.given_up, '{}')
+               coalesce(r.copies, '{}'), coalesce(t.arriving, '{}'), coalesce(t.given_up, '{}'), f.size
           FROM file f
           JOIN meta_set s USING (set_id)
           LEFT JOIN LATERAL (
@@ -106,8 +106,9 @@ def copies_of(conn: Connection, file_ids: Sequence[int]) -> list[FileCopies]:
             tuple(given_up),
             tuple(policies),
             removed,
+            size,
         )
-        for file_id, set_id, removed, policies, copies, arriving, given_up in found
+        for file_id, set_id, removed, policies, copies, arriving, given_up, size in found
     ]
 
 
@@ -175,10 +176,10 @@ def queue_heads(conn: Connection) -> list[Head]:
         Head,
         """
         SELECT s.storage_id AS target_id, a.activity, priority
-          FROM storage s
+          FROM storage_now s
          CROSS JOIN activity_share a
          CROSS JOIN generate_series(0, 9) AS priority
-         WHERE s.enabled
+         WHERE s.writable
            AND EXISTS (SELECT FROM transfer t
                         WHERE t.state = 'Waiting' AND t.target_id = s.storage_id AND t.activity = a.activity
                           AND t.priority = priority.priority AND t.not_before <= now())

@@ -17,6 +17,7 @@ CREATE TYPE transformation_state AS ENUM ('New', 'Active', 'Flush', 'Stopped', '
 CREATE TYPE task_state           AS ENUM ('Ready', 'Running', 'Done', 'Failed');
 CREATE TYPE job_state            AS ENUM ('Waiting', 'Running', 'Completing', 'Done', 'Failed', 'Killed');
 CREATE TYPE pilot_state          AS ENUM ('Submitted', 'Running', 'Ended', 'Lost');
+CREATE TYPE health_state         AS ENUM ('Good', 'Degraded', 'Banned');
 
 -- Every allowed move, loaded from domain/states.py whenever a program starts on this database.
 CREATE TABLE state_move (
@@ -65,12 +66,18 @@ CREATE TABLE site (
     pilots    smallint NOT NULL DEFAULT 0          -- at most so many at once
 );
 
--- A storage element.
+-- A storage element, as the topology document says. What holds now is in storage_now.
 CREATE TABLE storage (
     storage_id smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     site_id    smallint NOT NULL REFERENCES site,
+    quota      bigint CHECK (quota > 0),           -- bytes that may be kept here; NULL: as many as there is room for
+    retired    timestamptz,                        -- decommissioned then: it is never used again
     media      media NOT NULL DEFAULT 'disk',
-    enabled    boolean NOT NULL DEFAULT true,
+    enabled    boolean NOT NULL DEFAULT true,      -- false: it is given up, its copies do not count
+    can_read   boolean NOT NULL DEFAULT true,
+    can_write  boolean NOT NULL DEFAULT true,
+    can_delete boolean NOT NULL DEFAULT true,
+    draining   boolean NOT NULL DEFAULT false,     -- its copies are made elsewhere, and then deleted here
     ingest     boolean NOT NULL DEFAULT false,     -- the array control delivers here
     name       text NOT NULL UNIQUE,
     driver     text NOT NULL,
@@ -79,6 +86,54 @@ CREATE TABLE storage (
     root       text NOT NULL,                      -- a replica lies at root || directory.path || '/' || file.name
     attributes jsonb NOT NULL DEFAULT '{}'         -- {key: text} for storage expressions, besides site, country, media
 );
+
+-- Further ways to speak to a storage, in the order in which they are tried after its own driver and root.
+CREATE TABLE storage_protocol (
+    storage_id smallint NOT NULL REFERENCES storage,
+    rank       smallint NOT NULL CHECK (rank > 0), -- 0 is the storage's own
+    driver     text NOT NULL,
+    root       text NOT NULL,
+    PRIMARY KEY (storage_id, rank)
+);
+
+-- What an operator switched by hand. It goes before what the document says, until he takes it back or the document
+-- says the same.
+CREATE TABLE storage_switch (
+    storage_id smallint NOT NULL REFERENCES storage,
+    since      timestamptz NOT NULL DEFAULT now(),
+    operation  text NOT NULL CHECK (operation IN ('read', 'write', 'delete', 'drain')),
+    is_on      boolean NOT NULL,
+    why        text NOT NULL,
+    PRIMARY KEY (storage_id, operation)
+);
+
+-- How a storage is found to be by probes and by the work on it. Never written by hand; its history tells why.
+CREATE TABLE health (
+    health_id   smallint PRIMARY KEY REFERENCES storage (storage_id),
+    state_since timestamptz NOT NULL DEFAULT now(),
+    state       health_state NOT NULL DEFAULT 'Good'
+);
+
+-- What may be done with each storage now: topology, switches and health taken together.
+CREATE VIEW storage_now AS
+SELECT s.storage_id, s.site_id,
+       coalesce(w.read, s.can_read) AS may_read,
+       coalesce(w.write, s.can_write) AS may_write,
+       coalesce(w.del, s.can_delete) AS may_delete,
+       coalesce(w.drain, s.draining) AS draining,
+       coalesce(h.state, 'Good') AS health,
+       s.enabled AND coalesce(w.read, s.can_read) AND h.state IS DISTINCT FROM 'Banned' AS readable,
+       s.enabled AND coalesce(w.write, s.can_write) AND NOT coalesce(w.drain, s.draining)
+             AND h.state IS DISTINCT FROM 'Banned' AS writable,
+       s.enabled AND coalesce(w.del, s.can_delete) AND h.state IS DISTINCT FROM 'Banned' AS deletable
+  FROM storage s
+  LEFT JOIN health h ON h.health_id = s.storage_id
+ CROSS JOIN LATERAL (
+       SELECT bool_and(is_on) FILTER (WHERE operation = 'read') AS read,
+              bool_and(is_on) FILTER (WHERE operation = 'write') AS write,
+              bool_and(is_on) FILTER (WHERE operation = 'delete') AS del,
+              bool_and(is_on) FILTER (WHERE operation = 'drain') AS drain
+         FROM storage_switch WHERE storage_switch.storage_id = s.storage_id) w;
 
 -- The way from one site to another; sites without a link between them use the defaults.
 CREATE TABLE link (
@@ -341,6 +396,14 @@ CREATE INDEX transfer_queue ON transfer (target_id, activity, priority, not_befo
 CREATE INDEX transfer_running ON transfer (source_id, target_id) WHERE state = 'Running';
 CREATE INDEX transfer_open ON transfer (file_id) WHERE state <> 'Done';
 CREATE UNIQUE INDEX transfer_once ON transfer (file_id, target_id) WHERE state IN ('Waiting', 'Running');
+
+-- What transfers that wait or run will bring to each storage, so that none is planned beyond a quota. Counted by a
+-- trigger on transfer.
+CREATE TABLE storage_queue (
+    storage_id smallint PRIMARY KEY REFERENCES storage,
+    n_files    bigint NOT NULL,
+    n_bytes    bigint NOT NULL
+) WITH (fillfactor = 20);
 
 -- An approved deletion of one replica, with the evidence that made it safe (I2, I3). `promised`: a policy said so before
 -- the file came. Of the others only so many are carried out in an hour, unless two people approved them.
@@ -716,6 +779,43 @@ CREATE TRIGGER guard AFTER UPDATE ON job REFERENCING OLD TABLE AS old_rows NEW T
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_move('job_id');
 CREATE TRIGGER guard AFTER UPDATE ON pilot REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_move('pilot_id');
+
+CREATE TRIGGER guard AFTER UPDATE ON health REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_move('health_id');
+
+-- Keeps storage_queue. A transfer counts while it waits or runs.
+CREATE FUNCTION count_queued() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        PERFORM add_to_queue(array_agg(file_id), array_agg(target_id), 1)
+           FROM new_rows WHERE state IN ('Waiting', 'Running');
+    ELSIF TG_OP = 'DELETE' THEN
+        PERFORM add_to_queue(array_agg(file_id), array_agg(target_id), -1)
+           FROM old_rows WHERE state IN ('Waiting', 'Running');
+    ELSE
+        PERFORM add_to_queue(array_agg(n.file_id), array_agg(n.target_id),
+                             CASE WHEN n.state IN ('Waiting', 'Running') THEN 1 ELSE -1 END)
+           FROM old_rows o JOIN new_rows n USING (transfer_id)
+          WHERE (o.state IN ('Waiting', 'Running')) <> (n.state IN ('Waiting', 'Running'))
+          GROUP BY n.state IN ('Waiting', 'Running');
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE FUNCTION add_to_queue(files bigint[], targets smallint[], sign int) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO storage_queue AS q (storage_id, n_files, n_bytes)
+    SELECT target_id, sign * count(*), sign * sum(size)
+      FROM unnest(files, targets) AS t (file_id, target_id)
+      JOIN file USING (file_id)
+     GROUP BY target_id ORDER BY target_id
+    ON CONFLICT (storage_id) DO UPDATE
+       SET n_files = q.n_files + excluded.n_files, n_bytes = q.n_bytes + excluded.n_bytes
+$$;
+CREATE TRIGGER queued_new AFTER INSERT ON transfer REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION count_queued();
+CREATE TRIGGER queued_moved AFTER UPDATE ON transfer REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION count_queued();
+CREATE TRIGGER queued_gone AFTER DELETE ON transfer REFERENCING OLD TABLE AS old_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION count_queued();
 
 CREATE FUNCTION refuse_file_move() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
