@@ -4,14 +4,15 @@ Plug-ins register by entry points (`lightkeeper.storage`, `lightkeeper.mover`, `
 `lightkeeper.observatory`) and know `domain` and this module, nothing else of Lightkeeper.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 from lightkeeper.domain.catalog import MetaKey, MetaValue
+from lightkeeper.domain.errors import LightkeeperError
 from lightkeeper.domain.names import Fixity, Lfn
 from lightkeeper.domain.provenance import RanActivity
 from lightkeeper.domain.work import JobOrder, JobRecipe, ProductionPlan
@@ -70,6 +71,57 @@ class LocalStorage(Storage, Protocol):
 
     def local_path(self, path: str) -> Path:
         """Where the file lies here; "/" is the root."""
+        ...
+
+
+class Arrival(Protocol):
+    """A file on its way into a storage: written in order, and read back while the rest still comes.
+
+    One thread writes, another may sync and read what was written. Nobody else can write to it as long as it is open.
+    """
+
+    @property
+    def done(self) -> int:
+        """Its bytes so far; at first those that an earlier attempt left, a multiple of ALIGNED."""
+        ...
+
+    def write(self, data: memoryview) -> None:
+        """Append; all but the last piece have a multiple of ALIGNED bytes."""
+        ...
+
+    def sync(self) -> None:
+        """What was written before lies on the medium when this returns."""
+        ...
+
+    def read(self, position: int, into: memoryview) -> int:
+        """Some bytes of what was synced, from the medium; 0 at the end. `position` is a multiple of ALIGNED."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it; what was synced lies under its path."""
+        ...
+
+
+ALIGNED = 4096
+"""Bytes: what is written and read in multiples of this need not pass through a cache."""
+
+
+@runtime_checkable
+class ArrivingStorage(Storage, Protocol):
+    """A storage whose files can be read back while they arrive, and continued when an attempt broke off."""
+
+    def arrive(self, path: str, earlier: Sequence[str] = ()) -> Arrival:
+        """A file to be written under the temporary name `path`, which is ours alone; parents are made. The first of
+        `earlier` that is there, and that nobody writes to any more, is taken over: it has the new name from now on."""
+        ...
+
+
+@runtime_checkable
+class RenamingStorage(Storage, Protocol):
+    """A storage that renames many files in less time than one after the other."""
+
+    def rename_all(self, names: Sequence[tuple[str, str]]) -> list[LightkeeperError | None]:
+        """Rename each (source, target) as `rename` does, durable when this returns; what went wrong, in their order."""
         ...
 
 
@@ -142,24 +194,46 @@ class TapeStorage(Storage, Protocol):
 
 
 # --- mover -------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A copy to be made. `target_path` is a temporary name of this attempt alone.
+
+    `size` is what the catalogue says. `earlier` are the temporary names of attempts before this one, latest first.
+    `key` names the attempt, once and for ever, to those that are asked to copy. `progress` is told the bytes written so
+    far, now and then, also while they are read back: it may take its time, which slows the copy down, or raise, which
+    ends it. `paced`: it keeps
+    to a rate, and must be told after every piece of some MB at most; only a copy whose bytes pass through here can do
+    that.
+    """
+
+    source: Storage
+    source_path: str
+    target: Storage
+    target_path: str
+    size: int
+    earlier: tuple[str, ...] = ()
+    key: str = ""
+    progress: Callable[[int], None] = lambda _: None
+    paced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """How a copy ended: the fixity of what was read back at the target, or what went wrong."""
+
+    copy: Copy
+    fixity: Fixity | None = None
+    error: LightkeeperError | OSError | None = None
+
+
 class Mover(Protocol):
-    """Moves the bytes of one file between two storages."""
+    """Moves the bytes of files between storages."""
 
-    def copy(
-        self,
-        source: Storage,
-        source_path: str,
-        target: Storage,
-        target_path: str,
-        progress: Callable[[int], None],
-        *,
-        paced: bool = False,
-    ) -> Fixity:
-        """Copy, read the copy back at its destination and return the fixity of what was read back.
+    def carry(self, copies: Sequence[Copy]) -> Generator[Copied]:
+        """Make these copies, read each back at its target, and tell how it ended, in the order in which they end.
 
-        `progress` is told the bytes written so far, now and then. With `paced` it is told after every piece, of some MB
-        at most, and holds the copy back so that a limit is kept: only a copy whose bytes pass through here can do that.
-        Raises what the storages raise.
+        What one copy raises is told of it and stops no other. What is left of a failed copy is removed, or kept under
+        `target_path` where a later attempt can go on with it.
         """
         ...
 

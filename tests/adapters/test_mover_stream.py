@@ -1,6 +1,9 @@
 """Copying through this process, and the damage that only reading back finds."""
 
+import errno
 import io
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,9 @@ from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.domain.errors import NotFound, Unavailable
 from lightkeeper.domain.fixity import Sums, chunks_of, fixity_of
 from lightkeeper.domain.names import Fixity
-from lightkeeper.ports import Mover
+from lightkeeper.ports import ALIGNED, Copy, Mover
 from lightkeeper.testing.faults import CorruptingMover
+from lightkeeper.testing.mover_conformance import copied
 from lightkeeper.testing.storage_conformance import MIB, OTHER, PATH, all_files, content, failing, resident
 
 EMPTY = Fixity(0, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "00000001")
@@ -77,69 +81,197 @@ def test_a_copy_has_the_bytes_and_tells_their_fixity(source, target, whole):
     mover: Mover = StreamMover()
     source.write(PATH, [whole])
     told: list[int] = []
-    assert mover.copy(source, PATH, target, OTHER, told.append) == fixity_of([whole])
+    assert copied(mover, source, PATH, target, OTHER, told.append) == fixity_of([whole])
     assert content(target, OTHER) == whole
     assert all_files(target) == {OTHER: len(whole)}
     assert told[-1] == len(whole)
 
 
 def test_progress_grows_and_ends_with_the_size(source, target):
-    source.write(PATH, [b"a" * MIB] * 3)
+    source.write(PATH, [b"a" * MIB] * 9)
     told: list[int] = []
-    StreamMover(progress_seconds=0).copy(source, PATH, target, PATH, told.append)
-    assert told[:3] == [MIB, 2 * MIB, 3 * MIB]
-    assert set(told[3:]) == {3 * MIB}, "while it is read back nothing more is written"
+    copied(StreamMover(progress_seconds=0), source, PATH, target, PATH, told.append)
+    assert told == sorted(told)
+    assert len(set(told)) > 1
+    assert told[-1] == 9 * MIB
+
+
+def test_a_copy_that_keeps_to_a_rate_is_told_of_every_megabyte(source, target):
+    source.write(PATH, [b"a" * MIB] * 9)
+    told: list[int] = []
+    list(StreamMover().carry([Copy(source, PATH, target, PATH, 9 * MIB, progress=told.append, paced=True)]))
+    assert sorted(set(told)) == [MIB * n for n in range(1, 10)]
 
 
 def test_progress_is_not_told_for_every_chunk(source, target):
     source.write(PATH, [b"a" * MIB] * 20)
     told: list[int] = []
-    StreamMover().copy(source, PATH, target, PATH, told.append)
+    copied(StreamMover(), source, PATH, target, PATH, told.append)
     assert len(told) < 20
 
 
 def test_what_is_told_is_what_lies_at_the_target_not_what_was_sent(source, target):
     class Careless(PosixStorage):
-        def write(self, path, chunks):
-            return super().write(path, [b"".join(chunks)[:-1]])
+        def arrive(self, path, earlier=()):
+            arrival = super().arrive(path, earlier)
+            write = arrival.write
+            arrival.write = lambda data: write(data[:-1])
+            return arrival
 
     source.write(PATH, [b"complete"])
     careless = Careless("careless", target.root)
-    assert StreamMover().copy(source, PATH, careless, PATH, ignore) == fixity_of([b"complet"])
+    assert copied(StreamMover(), source, PATH, careless, PATH, ignore) == fixity_of([b"complet"])
 
 
 def test_a_source_that_is_not_there_leaves_nothing_at_the_target(source, target):
     with pytest.raises(NotFound, match="la-palma has no file"):
-        StreamMover().copy(source, PATH, target, PATH, ignore)
+        copied(StreamMover(), source, PATH, target, PATH, ignore)
     assert all_files(target) == {}
 
 
 def test_a_target_that_is_not_there_is_said_so(source, tmp_path):
     source.write(PATH, [b"bytes"])
     with pytest.raises(Unavailable, match="unmounted is not there"):
-        StreamMover().copy(source, PATH, PosixStorage("unmounted", tmp_path / "none"), PATH, ignore)
+        copied(StreamMover(), source, PATH, PosixStorage("unmounted", tmp_path / "none"), PATH, ignore)
 
 
-def test_a_source_that_fails_midway_leaves_the_target_as_it_was(source, target):
+def test_a_source_that_fails_midway_leaves_nothing(source, target):
     class Breaking(io.BytesIO):
-        def read(self, size: int | None = -1, /) -> bytes:
-            return super().read(size) or next(failing([]))
+        def readinto(self, buffer, /):
+            if count := super().readinto(buffer):
+                return count
+            raise OSError(errno.EIO, "Input/output error")
 
     class Failing(PosixStorage):
         def open(self, path):
             return Breaking(b"a" * MIB)
 
-    target.write(PATH, [b"old"])
+    before = open_files()
+    with pytest.raises(OSError, match="Input/output error"):
+        copied(StreamMover(), Failing("failing", source.root), PATH, target, PATH, ignore)
+    assert all_files(target) == {}
+    assert open_files() == before
+
+
+def test_what_nobody_foresaw_is_raised_and_leaves_no_thread_and_no_open_file(source, target):
+    class Broken(PosixStorage):
+        def open(self, path):
+            return next(failing([]))
+
+    before, threads = open_files(), threading.active_count()
     with pytest.raises(KeyError, match="source ended"):
-        StreamMover().copy(Failing("failing", source.root), PATH, target, PATH, ignore)
-    assert all_files(target) == {PATH: 3}
+        copied(StreamMover(), Broken("broken", source.root), PATH, target, PATH, ignore)
+    assert (open_files(), threading.active_count()) == (before, threads)
+
+
+def test_a_caller_that_wants_no_more_leaves_no_thread_and_no_open_file(source, target):
+    names = [f"/ctao/{n}" for n in range(100)]
+    for name in names:
+        source.write(name, [b"a" * MIB])
+    before, threads = open_files(), threading.active_count()
+    outcomes = StreamMover().carry([Copy(source, name, target, name, MIB) for name in names])
+    assert next(outcomes).error is None
+    outcomes.close()
+    assert (open_files(), threading.active_count()) == (before, threads)
+
+
+def open_files():
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_memory_does_not_grow_with_the_file(source, target):
-    source.write(PATH, (bytes([number]) * MIB for number in range(64)))
+    source.write(PATH, (bytes([number]) * MIB for number in range(128)))
     before = resident()
-    assert StreamMover().copy(source, PATH, target, PATH, ignore).size == 64 * MIB
-    assert resident() - before < 20 * MIB
+    assert copied(StreamMover(), source, PATH, target, PATH, ignore).size == 128 * MIB
+    assert resident() - before < 40 * MIB
+
+
+# --- many files ---------------------------------------------------------------------------------------------
+def test_many_files_are_copied_together_and_one_that_fails_stops_no_other(source, target):
+    files = {f"/ctao/{n}": bytes([n % 251]) * (n * 999) for n in range(80)}
+    for name, whole in files.items():
+        source.write(name, [whole])
+    copies = [Copy(source, name, target, f"/new{name}", len(whole)) for name, whole in files.items()]
+    copies.insert(40, Copy(source, "/ctao/not-there", target, "/new/not-there", 5))
+    ended = list(StreamMover().carry(copies))
+    assert [one.copy for one in ended] == copies
+    assert [one.copy.source_path for one in ended if one.error] == ["/ctao/not-there"]
+    assert all(one.fixity == fixity_of([files[one.copy.source_path]]) for one in ended if not one.error)
+    assert all_files(target) == {f"/new{name}": len(whole) for name, whole in files.items()}
+
+
+# --- going on where an attempt broke off ---------------------------------------------------------------------
+BIG = 200 * MIB
+LATER = "/.lightkeeper/arrivals/7.2"
+EARLIER = "/.lightkeeper/arrivals/7.1"
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory):
+    """A storage with one file that is worth being continued, and what it is."""
+    storage = make_storage(tmp_path_factory.mktemp("big") / "la-palma")
+    storage.write(PATH, (os.urandom(MIB) for _ in range(BIG // MIB)))
+    with storage.open(PATH) as file:
+        return storage, fixity_of(chunks_of(file))
+
+
+def broken_off(source, target, path):
+    """A copy that ended after more than half."""
+
+    def give_up(done):
+        if done > BIG // 2:
+            raise Unavailable("the link is down")
+
+    (ended,) = StreamMover(0).carry([Copy(source, PATH, target, path, BIG, progress=give_up)])
+    assert isinstance(ended.error, Unavailable)
+    found = target.stat(path)
+    return found.size if found else 0
+
+
+def test_a_large_file_goes_on_where_it_broke_off_and_is_read_back_as_a_whole(big, target):
+    source, right = big
+    left = broken_off(source, target, EARLIER)
+    assert left > BIG // 2
+    told: list[int] = []
+    again = Copy(source, PATH, target, LATER, BIG, (EARLIER,), progress=told.append)
+    (ended,) = StreamMover(0).carry([again])
+    assert ended.fixity == right
+    assert told[0] > left, "what was there is not sent again"
+    assert all_files(target) == {LATER: BIG}
+
+
+def test_damage_in_what_an_earlier_attempt_left_is_found(big, target):
+    source, right = big
+    broken_off(source, target, EARLIER)
+    with target.local_path(EARLIER).open("r+b") as file:
+        file.seek(5 * MIB)
+        file.write(b"damage")
+    (ended,) = StreamMover().carry([Copy(source, PATH, target, LATER, BIG, (EARLIER,))])
+    assert ended.fixity not in (None, right)
+
+
+def test_what_a_writer_still_holds_is_not_taken_over(big, target):
+    source, right = big
+    slower = target.arrive(EARLIER)
+    slower.write(memoryview(b"a" * ALIGNED))
+    (ended,) = StreamMover().carry([Copy(source, PATH, target, LATER, BIG, (EARLIER,))])
+    slower.write(memoryview(b"b" * ALIGNED))
+    slower.sync()
+    slower.close()
+    assert ended.fixity == right
+    assert all_files(target) == {LATER: BIG, EARLIER: 2 * ALIGNED}
+    assert fixity_of([content(target, LATER)]) == right
+
+
+def test_what_is_left_of_a_small_file_is_thrown_away(source, target):
+    source.write(PATH, [b"a" * MIB])
+
+    def give_up(_done):
+        raise Unavailable("the link is down")
+
+    (ended,) = StreamMover(0).carry([Copy(source, PATH, target, LATER, MIB, progress=give_up)])
+    assert isinstance(ended.error, Unavailable)
+    assert all_files(target) == {}
 
 
 # --- damage on the way -------------------------------------------------------------------------------------
@@ -149,12 +281,12 @@ def test_the_corrupting_mover_damages_the_first_copies_and_reading_back_finds_it
     source.write(OTHER, [b""])
     mover: Mover = CorruptingMover(StreamMover(), first=2)
     right = fixity_of([whole])
-    assert mover.copy(source, OTHER, target, OTHER, ignore) == EMPTY
+    assert copied(mover, source, OTHER, target, OTHER, ignore) == EMPTY
     for number in range(2):
-        found = mover.copy(source, PATH, target, f"/bad-{number}", ignore)
+        found = copied(mover, source, PATH, target, f"/bad-{number}", ignore)
         assert found != right
         assert found.size == right.size
         assert found == fixity_of([content(target, f"/bad-{number}")])
         assert sum(a != b for a, b in zip(content(target, f"/bad-{number}"), whole, strict=True)) == 1
-    assert mover.copy(source, PATH, target, "/good", ignore) == right
+    assert copied(mover, source, PATH, target, "/good", ignore) == right
     assert content(source, PATH) == whole

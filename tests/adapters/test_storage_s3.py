@@ -17,6 +17,7 @@ from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.adapters.storage_s3 import PART, S3Storage
 from lightkeeper.domain.errors import Corrupt, Invalid, Refused, Unavailable
 from lightkeeper.domain.fixity import fixity_of
+from lightkeeper.testing.mover_conformance import copied
 from lightkeeper.testing.storage_conformance import (
     MIB,
     OTHER,
@@ -98,7 +99,7 @@ def test_a_file_goes_there_and_back_by_the_stream_mover(storage, disk):
         disk.write(PATH, [whole])
         for source, target, path in ((disk, storage, OTHER), (storage, disk, OTHER)):
             from_path = PATH if source is disk else OTHER
-            assert StreamMover().copy(source, from_path, target, path, lambda _: None) == fixity_of([whole])
+            assert copied(StreamMover(), source, from_path, target, path, lambda _: None) == fixity_of([whole])
     assert uploads(storage) == []
 
 

@@ -16,6 +16,7 @@ from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.adapters.storage_webdav import SMALL, WebdavStorage
 from lightkeeper.domain.errors import Corrupt, Invalid, Refused, Unavailable
 from lightkeeper.domain.fixity import fixity_of
+from lightkeeper.testing.mover_conformance import copied
 from lightkeeper.testing.storage_conformance import (
     MIB,
     OTHER,
@@ -77,7 +78,7 @@ def test_a_file_goes_there_and_back_by_the_stream_mover(storage, disk):
         disk.write(PATH, [whole])
         for source, target, path in ((disk, storage, OTHER), (storage, disk, OTHER)):
             from_path = PATH if source is disk else OTHER
-            assert StreamMover().copy(source, from_path, target, path, lambda _: None) == fixity_of([whole])
+            assert copied(StreamMover(), source, from_path, target, path, lambda _: None) == fixity_of([whole])
 
 
 def test_two_hundred_megabytes_are_read_from_anywhere_in_constant_memory(storage):

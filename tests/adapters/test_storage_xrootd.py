@@ -22,6 +22,7 @@ from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.adapters.storage_xrootd import BLOCK, INCOMING, XrootdStorage
 from lightkeeper.domain.errors import Corrupt, Invalid, NotFound, Refused, Unavailable
 from lightkeeper.domain.fixity import chunks_of, fixity_of
+from lightkeeper.testing.mover_conformance import copied
 from lightkeeper.testing.storage_conformance import (
     MIB,
     OTHER,
@@ -382,8 +383,8 @@ def test_copies_between_a_disk_and_the_server_come_back_unchanged(storage, tmp_p
     whole = os.urandom(3 * MIB + 5)
     here.write(PATH, [whole])
     told: list[int] = []
-    assert StreamMover().copy(here, PATH, storage, OTHER, told.append) == fixity_of([whole])
-    assert StreamMover().copy(storage, OTHER, there, PATH, told.append) == fixity_of([whole])
+    assert copied(StreamMover(), here, PATH, storage, OTHER, told.append) == fixity_of([whole])
+    assert copied(StreamMover(), storage, OTHER, there, PATH, told.append) == fixity_of([whole])
     assert content(there, PATH) == whole
 
 

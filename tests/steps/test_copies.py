@@ -12,6 +12,7 @@ from tests.conftest import TOPOLOGY, World
 from lightkeeper.adapters.mover_stream import StreamMover
 from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.domain.errors import Invalid, Unavailable
+from lightkeeper.ports import Copied
 from lightkeeper.steps import audit, delete, heal, replicate, report, topology, transfer
 from lightkeeper.store import catalog
 from lightkeeper.testing.faults import CorruptingMover
@@ -122,8 +123,9 @@ def test_nothing_is_deleted_while_only_one_centre_can_take_copies(world: World):
 
 
 class Dead(StreamMover):
-    def copy(self, *_: object, **__: object):  # type: ignore[override]
-        raise Unavailable("the link is down")
+    def carry(self, copies: Any) -> Any:
+        for copy in copies:
+            yield Copied(copy, error=Unavailable("the link is down"))
 
 
 @pytest.mark.feature("S4-018")
@@ -254,8 +256,9 @@ def test_every_storage_that_is_listed_holds_what_the_catalogue_says(world: World
 class Unreadable(StreamMover):
     """The disk of the source gives an error in the middle of the file."""
 
-    def copy(self, *_: object, **__: object):  # type: ignore[override]
-        raise OSError(errno.EIO, "Input/output error")
+    def carry(self, copies: Any) -> Any:
+        for copy in copies:
+            yield Copied(copy, error=OSError(errno.EIO, "Input/output error"))
 
 
 def test_a_disk_error_at_the_source_is_an_attempt_that_failed_and_stops_nothing_else(world: World):
@@ -346,10 +349,10 @@ def test_a_deletion_on_a_disk_that_is_not_mounted_is_not_taken_for_done_against_
 
 def test_a_transfer_that_takes_longer_than_its_lease_is_not_taken_for_abandoned(world: World):
     class Slow(StreamMover):
-        def copy(self, *arguments: Any, **more: Any) -> Any:
+        def carry(self, copies: Any) -> Any:
             time.sleep(1.2)
             heal.release_abandoned(world.ctx)
-            return super().copy(*arguments, **more)
+            return super().carry(copies)
 
     world.register(FILE)
     replicate.settle(world.ctx)
@@ -363,9 +366,9 @@ def test_a_late_arrival_of_a_transfer_that_was_taken_over_is_not_recorded(world:
     replicate.settle(world.ctx)
 
     class Overtaken(StreamMover):
-        def copy(self, *arguments: Any, **more: Any) -> Any:
+        def carry(self, copies: Any) -> Any:
             heal.after_restart(world.ctx)
-            return super().copy(*arguments, **more)
+            return super().carry(copies)
 
     transfer.carry_out(world.having(mover=Overtaken()).ctx)
     assert world.value("SELECT state::text FROM transfer") == "Waiting"

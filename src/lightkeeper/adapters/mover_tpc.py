@@ -5,11 +5,10 @@ as the WLCG servers understand it: the target is asked to pull, or else the sour
 shown the other's token, never a password. Everything else is streamed through this process, and so are small files,
 which takes less time than to arrange anything else.
 
-A server's word is not taken for it: the copy lies under a temporary name in `.lightkeeper/incoming` until its size is
-right, then it is renamed, then it is read back here, as always. A third-party copy that is refused or fails is made
-once more as a stream, since only so is it known what fails; one that breaks off or stands still is Unavailable, so that
-it is tried again. Either way, when the stream succeeds or the copy breaks off, files between these two storages are
-streamed for some minutes.
+A server's word is not taken for it: the copy is read back here, as always. A third-party copy that is refused or fails
+is made once more as a stream, since only so is it known what fails; one that breaks off or stands still is Unavailable,
+so that it is tried again. Either way, when the stream succeeds or the copy breaks off, files between these two storages
+are streamed for some minutes.
 """
 
 import json
@@ -19,12 +18,11 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
-from uuid import uuid4
 
 from lightkeeper.adapters.credentials import credentials_of
 from lightkeeper.adapters.mover_stream import StreamMover
@@ -33,9 +31,8 @@ from lightkeeper.adapters.storage_xrootd import XrootdStorage
 from lightkeeper.domain.errors import LightkeeperError, Unavailable
 from lightkeeper.domain.fixity import chunks_of, fixity_of
 from lightkeeper.domain.names import Fixity, printable
-from lightkeeper.ports import Storage
+from lightkeeper.ports import Copied, Copy
 
-INCOMING = "/.lightkeeper/incoming"
 AT_LEAST = 64 << 20  # XRootD servers notice in steps of 2.5 s that a copy is done
 PATIENCE = 120.0
 FORGET_AFTER = 600.0
@@ -66,53 +63,44 @@ class TpcMover:
         self._stream = StreamMover()
         self._failed: dict[tuple[str, str, str], float] = {}
 
-    def copy(
-        self,
-        source: Storage,
-        source_path: str,
-        target: Storage,
-        target_path: str,
-        progress: Callable[[int], None],
-        *,
-        paced: bool = False,
-    ) -> Fixity:
-        """Copy, read the copy back and return its fixity. `progress` is told now and then, and at the end. A copy that
-        is `paced` is streamed: servers know nothing of our limits.
+    def carry(self, copies: Sequence[Copy]) -> Generator[Copied]:
+        """Copy each, and read it back; what is streamed, together."""
+        streamed: list[Copy] = []
+        for copy in copies:
+            ways = [way for way in _ways(copy) if self._failed.get(way.key, 0.0) <= time.monotonic()]
+            if not ways or copy.paced or copy.size < self._at_least:
+                streamed.append(copy)
+            else:
+                yield self._by_third_party(copy, ways)
+        yield from self._stream.carry(streamed)
 
-        When it raises, nothing lies at `target_path` that a third-party copy brought, if the target still answers.
-        """
+    def _by_third_party(self, copy: Copy, ways: "list[_Way]") -> Copied:
         failed: list[_Way] = []
-        ways = (
-            []
-            if paced
-            else [way for way in _ways(source, target) if self._failed.get(way.key, 0.0) <= time.monotonic()]
-        )
-        found = source.stat(source_path) if ways else None
-        if found is None or found.size < self._at_least:
-            ways = []  # also for what is not there: the stream says so
         for way in ways:
-            watch = _Watch(way, source_path, progress, self._patience)
             try:
-                _bring(way, source_path, target, target_path, found.size if found else 0, watch)
+                fixity = _bring(way, copy, _Watch(way, copy.source_path, copy.progress, self._patience))
+                self._remember(failed)
+                return Copied(copy, fixity)
             except _Unable:
                 failed.append(way)
-            except _BrokeOff:
+            except _BrokeOff as error:
                 self._remember([way])
-                raise
-            else:
-                self._remember(failed)
-                return _read_back(target, target_path)
-        fixity = self._stream.copy(source, source_path, target, target_path, progress, paced=paced)
-        self._remember(failed)
-        return fixity
+                return Copied(copy, error=error)
+            except (LightkeeperError, OSError) as error:
+                return Copied(copy, error=error)
+        (ended,) = self._stream.carry([copy])
+        if ended.error is None:
+            self._remember(failed)
+        return ended
 
     def _remember(self, failed: "list[_Way]") -> None:
         for way in failed:
             self._failed[way.key] = time.monotonic() + self._forget_after
 
 
-def _ways(source: Storage, target: Storage) -> "list[_Way]":
-    """How others could copy between these two, the best way first."""
+def _ways(copy: Copy) -> "list[_Way]":
+    """How others could make this copy, the best way first."""
+    source, target = copy.source, copy.target
     if isinstance(source, XrootdStorage) and isinstance(target, XrootdStorage):
         return [_Way("xrootd", source.name, target.name, partial(_by_xrootd, source, target))]
     if isinstance(source, WebdavStorage) and isinstance(target, WebdavStorage):
@@ -122,37 +110,20 @@ def _ways(source: Storage, target: Storage) -> "list[_Way]":
     return []
 
 
-def _bring(way: "_Way", source_path: str, target: Storage, target_path: str, size: int, watch: "_Watch") -> None:
-    """Have it copied to a temporary name, and give it its own."""
-    temporary = f"{INCOMING}/{uuid4().hex}"
+def _bring(way: "_Way", copy: Copy, watch: "_Watch") -> Fixity:
+    """Have it copied, and read it back."""
     try:
-        way.ask(source_path, temporary, watch)
-        found = target.stat(temporary)
-        if found is None or found.size != size:
+        way.ask(copy.source_path, copy.target_path, watch)
+        found = copy.target.stat(copy.target_path)
+        if found is None or found.size != copy.size:
             raise _Unable
-        target.rename(temporary, target_path)
+        watch.tell(copy.size)
+        with copy.target.open(copy.target_path) as back:
+            return fixity_of(chunks_of(back))
     except BaseException:
-        _discard(target, temporary)
+        with suppress(LightkeeperError):  # it is in the way of nobody
+            copy.target.delete(copy.target_path)
         raise
-    try:
-        watch.tell(size)
-    except BaseException:
-        _discard(target, target_path)
-        raise
-
-
-def _read_back(target: Storage, target_path: str) -> Fixity:
-    try:
-        with target.open(target_path) as copy:
-            return fixity_of(chunks_of(copy))
-    except BaseException:
-        _discard(target, target_path)
-        raise
-
-
-def _discard(storage: Storage, path: str) -> None:
-    with suppress(LightkeeperError):  # what is left in the incoming directory is removed by a later probe
-        storage.delete(path)
 
 
 # --- XRootD ------------------------------------------------------------------------------------------------

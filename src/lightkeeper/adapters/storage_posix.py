@@ -10,6 +10,7 @@ never made here, because a missing root mostly means that the disk is not mounte
 """
 
 import errno
+import fcntl
 import io
 import os
 import stat as modes
@@ -22,7 +23,7 @@ from uuid import uuid4
 
 from lightkeeper.domain.errors import Corrupt, Invalid, LightkeeperError, NotFound, Refused, Unavailable
 from lightkeeper.domain.names import MAX_PART, printable
-from lightkeeper.ports import Entry
+from lightkeeper.ports import ALIGNED, Entry
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -35,6 +36,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO that somebody left among the files must not wait for its writer.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_CONTINUE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 _MISSING = (FileNotFoundError, NotADirectoryError)
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -90,6 +93,24 @@ class PosixStorage:
                 raise
         return size
 
+    def arrive(self, path: str, earlier: Sequence[str] = ()) -> "_PosixArrival":
+        """A file to be written under the temporary name `path`. Where the file system allows it, its bytes go straight
+        to the device and come straight from there.
+
+        It is locked until it is closed; the kernel lets go of it when its writer dies, and not before. So what an
+        attempt left can be taken over from one that was killed, never from one that only sleeps and may wake up and
+        write on. Its name is not made durable: that is done when it is renamed.
+        """
+        directory, name = self._split(path)
+        with self._failures("write", path), self._directories(directory, make=True) as chain:
+            fd = self._taken_over(chain[-1], name, earlier)
+            if fd is None:
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=chain[-1])
+                fd = os.open(name, _CONTINUE | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=chain[-1])
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return _PosixArrival(self, path, fd)
+
     def rename(self, source: str, target: str) -> None:
         """Move within the storage, atomic and durable, parents made.
 
@@ -104,20 +125,49 @@ class PosixStorage:
             self._directories(to_directory, make=True) as to_chain,
         ):
             try:
-                fd = os.open(name, _READ, dir_fd=chain[-1])
+                self._synced(chain[-1], name, source)
             except FileNotFoundError:
                 _sync(to_chain)
                 os.fsync(chain[-1])
                 raise
-            try:
-                self._must_be_a_file(os.fstat(fd), source)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
             os.rename(name, to_name, src_dir_fd=chain[-1], dst_dir_fd=to_chain[-1])
             # The target first: a file system without a journal then shows the file twice rather than never.
             _sync(to_chain)
             os.fsync(chain[-1])
+
+    def rename_all(self, names: Sequence[tuple[str, str]]) -> list[LightkeeperError | None]:
+        """Rename each as `rename` does, and sync every directory once."""
+        failed: list[LightkeeperError | None] = []
+        with ExitStack() as opened:
+            chains: dict[tuple[str, ...], Sequence[int]] = {}
+
+            def chain_of(directory: tuple[str, ...], *, make: bool) -> Sequence[int]:
+                if directory not in chains:
+                    chains[directory] = opened.enter_context(self._directories(directory, make=make))
+                return chains[directory]
+
+            for source, target in names:
+                try:
+                    directory, name = self._split(source)
+                    to_directory, to_name = self._split(target)
+                    with self._failures("rename", source):
+                        above, to_above = chain_of(directory, make=False)[-1], chain_of(to_directory, make=True)[-1]
+                        self._synced(above, name, source)
+                        os.rename(name, to_name, src_dir_fd=above, dst_dir_fd=to_above)
+                    failed.append(None)
+                except LightkeeperError as error:
+                    failed.append(error)
+            try:
+                with self._failures("rename", names[0][1] if names else "/"):
+                    # The targets first, as in `rename`; each directory once, those below before those above.
+                    targets = {self._split(target)[0] for _, target in names} & chains.keys()
+                    for parts in sorted(targets, key=len, reverse=True):
+                        _sync(chains[parts])
+                    for parts in chains.keys() - targets:
+                        os.fsync(chains[parts][-1])
+            except LightkeeperError as error:
+                return [earlier or error for earlier in failed]
+        return failed
 
     def delete(self, path: str) -> bool:
         """Remove a file, durably. False when it was not there; then an earlier removal is durable too."""
@@ -203,6 +253,37 @@ class PosixStorage:
         finally:
             os.close(fd)
         return size
+
+    def _synced(self, above: int, name: str, path: str) -> None:
+        """Sync the file `name`: it may have been written by a program that never does."""
+        fd = os.open(name, _READ, dir_fd=above)
+        try:
+            self._must_be_a_file(os.fstat(fd), path)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _taken_over(self, above: int, name: str, earlier: Sequence[str]) -> int | None:
+        """The first of `earlier` that nobody writes to, with its new name, locked and open for writing."""
+        for older in earlier:
+            directory, older_name = self._split(older)
+            with suppress(*_MISSING, NotFound), self._directories(directory) as chain:
+                fd = os.open(older_name, _CONTINUE, dir_fd=chain[-1])
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    found = os.fstat(fd)
+                    self._must_be_a_file(found, older)
+                    if os.lstat(older_name, dir_fd=chain[-1]).st_ino != found.st_ino:
+                        raise BlockingIOError  # somebody took it over between our two looks
+                    os.rename(older_name, name, src_dir_fd=chain[-1], dst_dir_fd=above)
+                    os.ftruncate(fd, found.st_size - found.st_size % ALIGNED)
+                    return fd
+                except BlockingIOError:
+                    os.close(fd)
+                except BaseException:
+                    os.close(fd)
+                    raise
+        return None
 
     def _files_below(self, start: tuple[str, ...]) -> Iterator[Entry]:
         waiting = [start]
@@ -346,6 +427,80 @@ class _MediumFile(io.FileIO):
             return super().readall() or b""
         except OSError as error:
             raise self._storage.failure(error, "read", self._path) from error
+
+
+class _PosixArrival:
+    """A file that is being written and read back."""
+
+    def __init__(self, storage: PosixStorage, path: str, fd: int) -> None:
+        self._storage = storage
+        self._path = path
+        self._fd = fd
+        self._done = os.fstat(fd).st_size
+        self._direct = _goes_straight(fd, True)
+
+    @property
+    def done(self) -> int:
+        """Its bytes so far."""
+        return self._done
+
+    def write(self, data: memoryview) -> None:
+        """Append; what is no whole number of blocks at the end passes through the cache."""
+        with self._storage._failures("write", self._path):  # pyright: ignore[reportPrivateUsage]
+            rest = data.nbytes % ALIGNED if self._direct else 0
+            self._write(data[: data.nbytes - rest])
+            if rest:
+                _goes_straight(self._fd, False)
+                self._write(data[data.nbytes - rest :])
+                _goes_straight(self._fd, True)
+
+    def _write(self, data: memoryview) -> None:
+        while data:
+            try:
+                count = os.pwrite(self._fd, data, self._done)
+            except OSError as error:
+                self._give_up_direct(error)
+                continue
+            self._done += count
+            data = data[count:]
+
+    def sync(self) -> None:
+        """On the medium, and out of the cache, when it returns."""
+        with self._storage._failures("write", self._path):  # pyright: ignore[reportPrivateUsage]
+            os.fdatasync(self._fd)
+            if not self._direct:
+                _forget_cached(self._fd)
+
+    def read(self, position: int, into: memoryview) -> int:
+        """Some bytes from there on, from the medium."""
+        with self._storage._failures("read", self._path):  # pyright: ignore[reportPrivateUsage]
+            while True:
+                try:
+                    return os.preadv(self._fd, [into], position)
+                except OSError as error:
+                    self._give_up_direct(error)
+                    _forget_cached(self._fd)
+
+    def close(self) -> None:
+        """Let go of it, and of the lock."""
+        os.close(self._fd)
+
+    def _give_up_direct(self, error: OSError) -> None:
+        """Some file systems find out late that they cannot: go through the cache from now on."""
+        if error.errno != errno.EINVAL or not self._direct:
+            raise error
+        self._direct = False
+        _goes_straight(self._fd, False)
+
+
+def _goes_straight(fd: int, whether: bool) -> bool:
+    """Have what is read or written pass by the cache, or through it; False when the file system knows no other way."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT if whether else flags & ~os.O_DIRECT)
+    except OSError:
+        return False
+    return whether
 
 
 def _write_all(fd: int, chunk: bytes) -> None:

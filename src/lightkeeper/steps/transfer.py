@@ -1,16 +1,17 @@
 """Step 3: bytes move and are read back at their destination. Its other half, delete.py, carries out deletions.
 
 Before: replicate.py queued transfers.    After: transform.py uses the copies, audit.py re-reads them.
-Worker: carry_out in several threads. Safe to run twice: transfers are claimed with a lease and an epoch, and a copy
-that was made but not recorded is made again over itself.
+Worker: carry_out in several threads. Safe to run twice: transfers are claimed with a lease and an epoch. Each attempt
+has a temporary name of its own at the target, so a slower one is in nobody's way; a later attempt may take over what a
+dead one left. A copy that was made but not recorded is read back and recorded.
 """
 
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 import psycopg
 
@@ -20,7 +21,7 @@ from lightkeeper.domain.errors import Corrupt, LightkeeperError, NotFound, Unava
 from lightkeeper.domain.fixity import chunks_of, fixity_of
 from lightkeeper.domain.states import Replica
 from lightkeeper.domain.transferring import LinkLimit, Load, in_turn, next_attempt, next_stream
-from lightkeeper.ports import Storage
+from lightkeeper.ports import Copied, Copy, RenamingStorage, Storage
 from lightkeeper.steps import markers
 from lightkeeper.store import db, meters, topology, transfers, transitions
 from lightkeeper.store.transfers import ClaimedTransfer, Failure
@@ -45,14 +46,11 @@ def _carry_out(ctx: Context, stream: list[ClaimedTransfer]) -> int:
     failed: list[tuple[ClaimedTransfer, LightkeeperError, str]] = []
     began = time.monotonic()
     with _lease_kept(ctx, stream, way):
-        for transfer in stream:
-            try:
-                _copy(ctx, transfer, way)
+        for transfer, error in _carried(ctx, stream, way):
+            if error is None:
                 came.append(transfer)
-            except LightkeeperError as error:
-                failed.append((transfer, error, _source_fault(ctx, transfer, way, error)))
-                if isinstance(error, Unavailable):
-                    break  # whoever does not answer now will not answer for the next file either
+                continue
+            failed.append((transfer, error, _source_fault(ctx, transfer, way, error)))
     seconds = time.monotonic() - began
     db.until_free(lambda: _record(ctx, stream, came, failed, seconds))
     _places.told(target.storage_id, answers=not any(isinstance(error, Unavailable) for _, error, _ in failed))
@@ -125,7 +123,7 @@ class _Way:
         }
         self._rates = {name: rate for name, rate in limits.items() if rate}
         self._granted = 0
-        self._told = 0
+        self._pacing = threading.Lock()
         self.moved = time.monotonic()
 
     @property
@@ -133,44 +131,117 @@ class _Way:
         """Whether a rate is to be kept."""
         return bool(self._rates)
 
-    def begin(self) -> None:
-        """The next file begins."""
-        self._told = 0
+    def progress(self) -> Callable[[int], None]:
+        """To be told how many bytes of one file went; returns when the next may go."""
+        told = 0
 
-    def progress(self, done: int) -> None:
-        """So many bytes of the file went; returns when the next may go."""
-        self.moved = time.monotonic()
-        count, self._told = done - self._told, done
-        self._granted -= count
-        if self._rates and self._granted < 0:
-            grant = max(-self._granted, min(self._rates.values()) // 8)
-            with self._ctx.db.transaction() as conn:
-                wait = meters.reserve(conn, self._rates, grant)
-            self._granted += grant
-            time.sleep(max(0.0, wait))
-            self.moved = time.monotonic()
+        def tell(done: int) -> None:
+            nonlocal told
+            with self._pacing:
+                self.moved = time.monotonic()
+                count, told = done - told, done
+                self._granted -= count
+                if self._rates and self._granted < 0:
+                    grant = max(-self._granted, min(self._rates.values()) // 8)
+                    with self._ctx.db.transaction() as conn:
+                        wait = meters.reserve(conn, self._rates, grant)
+                    self._granted += grant
+                    time.sleep(max(0.0, wait))
+                    self.moved = time.monotonic()
+
+        return tell
 
 
-def _copy(ctx: Context, transfer: ClaimedTransfer, way: _Way) -> None:
-    """Bring one copy and read it back; it is complete under its name when this returns. Raises LightkeeperError."""
-    source, target = ctx.storage(way.source), ctx.storage(way.target)
-    arrival = f"{ARRIVALS}/{transfer.transfer_id}.{transfer.epoch}"
-    markers.ensure(ctx, way.target)  # else the copy would lie below the mount point, and count
-    way.begin()
+Ended = tuple[ClaimedTransfer, LightkeeperError | None]
+
+
+def _carried(ctx: Context, stream: list[ClaimedTransfer], way: _Way) -> Iterator[Ended]:
+    """Bring each copy and read it back; it is complete under its name when it is told to have come."""
     try:
-        read_back = ctx.mover.copy(source, transfer.path, target, arrival, way.progress, paced=way.paced)
-        if (read_back.size, read_back.sha256) != (transfer.size, transfer.sha256):
-            raise Corrupt(
-                f"it arrived at {way.target.name} with sha256 {read_back.sha256[:12]}… and {read_back.size} bytes "
-                f"instead of {transfer.sha256[:12]}… and {transfer.size}"
-            )
-        target.rename(arrival, transfer.path)
-    except (LightkeeperError, OSError) as error:
-        with suppress(LightkeeperError):  # it is in the way of nobody
-            target.delete(arrival)
-        if isinstance(error, OSError):  # the medium of the source: what reads a file there is the operating system
-            raise Corrupt(f"reading failed: {error.strerror or error}") from error
-        raise
+        source, target = ctx.storage(way.source), ctx.storage(way.target)
+        markers.ensure(ctx, way.target)  # else the copies would lie below the mount point, and count
+    except LightkeeperError as error:
+        yield stream[0], error
+        return
+    there = [transfer for transfer in stream if transfer.attempts > 1 and _lies_there(transfer, target)]
+    yield from ((transfer, None) for transfer in there)
+    transfers_of = {_arrival(transfer, transfer.epoch): transfer for transfer in stream if transfer not in there}
+    copies = [
+        Copy(
+            source,
+            transfer.path,
+            target,
+            arrival,
+            transfer.size,
+            tuple(_arrival(transfer, epoch) for epoch in range(transfer.epoch - 1, 0, -1)[: transfers.TAKEN_OVER]),
+            key=f"{transfer.transfer_id}.{transfer.epoch}",
+            progress=way.progress(),
+            paced=way.paced,
+        )
+        for arrival, transfer in transfers_of.items()
+    ]
+    verified: list[tuple[str, str]] = []
+    with closing(ctx.mover.carry(copies)) as outcomes:
+        for ended in outcomes:
+            transfer = transfers_of[ended.copy.target_path]
+            error = _what_went_wrong(ended, transfer, way)
+            if error is None:
+                verified.append((ended.copy.target_path, transfer.path))
+            else:
+                yield transfer, error
+            if isinstance(error, Unavailable):
+                break  # whoever does not answer now will not answer for the next file either
+    for (arrival, _), error in zip(verified, _renamed(target, verified), strict=True):
+        yield transfers_of[arrival], error
+
+
+def _arrival(transfer: ClaimedTransfer, epoch: int) -> str:
+    return f"{ARRIVALS}/{transfer.transfer_id}.{epoch}"
+
+
+def _lies_there(transfer: ClaimedTransfer, target: Storage) -> bool:
+    """Whether an attempt before this one brought the file to its name, and died before that was recorded."""
+    try:
+        found = target.stat(transfer.path)
+        if found is None or found.size != transfer.size:
+            return False
+        with target.open(transfer.path) as file:
+            return fixity_of(chunks_of(file)).sha256 == transfer.sha256
+    except (LightkeeperError, OSError):
+        return False
+
+
+def _what_went_wrong(ended: Copied, transfer: ClaimedTransfer, way: _Way) -> LightkeeperError | None:
+    """None when the file's very bytes were read back at the target. What is wrong there is removed."""
+    if isinstance(ended.error, OSError):  # the medium of the source: what reads a file there is the operating system
+        return Corrupt(f"reading failed: {ended.error.strerror or ended.error}")
+    if ended.error is not None:
+        return ended.error
+    back = ended.fixity
+    if back is not None and (back.size, back.sha256) == (transfer.size, transfer.sha256):
+        return None
+    with suppress(LightkeeperError):  # it is in the way of nobody
+        ended.copy.target.delete(ended.copy.target_path)
+    came = f"sha256 {back.sha256[:12]}… and {back.size} bytes" if back else "nothing that was read back"
+    return Corrupt(
+        f"it arrived at {way.target.name} with {came} instead of {transfer.sha256[:12]}… and {transfer.size}"
+    )
+
+
+def _renamed(storage: Storage, names: list[tuple[str, str]]) -> list[LightkeeperError | None]:
+    """Give files their names; what went wrong, in their order."""
+    if isinstance(storage, RenamingStorage):
+        return storage.rename_all(names)
+    failed: list[LightkeeperError | None] = []
+    for source, target in names:
+        try:
+            storage.rename(source, target)
+            failed.append(None)
+        except LightkeeperError as error:
+            with suppress(LightkeeperError):  # it is in the way of nobody
+                storage.delete(source)
+            failed.append(error)
+    return failed
 
 
 @contextmanager

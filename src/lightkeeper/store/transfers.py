@@ -409,9 +409,24 @@ def no_longer_wanted(conn: Connection, file_ids: Sequence[int]) -> None:
     move(conn, waiting, Transfer.WAITING, Transfer.FAILED, "its file is Removed")
 
 
+TAKEN_OVER = 5
+"""What was left by so many attempts before the present one is taken over by it."""
+
+
 def live_arrivals(conn: Connection) -> set[str]:
-    """Names, `<id>.<epoch>`, of the temporary files of transfers that are under way."""
-    return set(values(conn, "SELECT transfer_id || '.' || epoch FROM transfer WHERE state = 'Running'"))
+    """Names, `<id>.<epoch>`, of the temporary files of transfers that are under way, or will go on where an attempt
+    broke off."""
+    return set(
+        values(
+            conn,
+            """
+            SELECT transfer_id || '.' || e
+              FROM transfer, generate_series(greatest(1, epoch - %(taken_over)s), epoch) AS e
+             WHERE state = 'Running' OR (state = 'Waiting' AND attempts > 0)
+            """,
+            taken_over=TAKEN_OVER,
+        )
+    )
 
 
 def running_transfers(conn: Connection) -> list[int]:

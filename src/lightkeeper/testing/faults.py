@@ -1,13 +1,13 @@
 """Faults on purpose, for the demo and for tests. Nothing here is used in operation."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import BinaryIO, cast
 
 from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.domain.errors import Unavailable
-from lightkeeper.domain.names import Fixity
-from lightkeeper.ports import Entry, Mover, Storage
+from lightkeeper.ports import Copied, Copy, Entry, Mover, Storage
 
 
 class CorruptingMover:
@@ -22,18 +22,11 @@ class CorruptingMover:
         self._left = first
         self._lock = threading.Lock()
 
-    def copy(
-        self,
-        source: Storage,
-        source_path: str,
-        target: Storage,
-        target_path: str,
-        progress: Callable[[int], None],
-        *,
-        paced: bool = False,
-    ) -> Fixity:
-        """Copy as the inner mover does; if it is this copy's turn, flip a byte of its first chunk."""
-        return self._inner.copy(source, source_path, _BadWay(target, self._flipped), target_path, progress, paced=paced)
+    def carry(self, copies: Sequence[Copy]) -> Generator[Copied]:
+        """Copy as the inner mover does; flip a byte of the first chunk of those whose turn it is."""
+        theirs = {copy.target_path: copy for copy in copies}
+        for ended in self._inner.carry([replace(copy, target=_BadWay(copy.target, self._flipped)) for copy in copies]):
+            yield replace(ended, copy=theirs[ended.copy.target_path])
 
     def _flipped(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         whole = False
