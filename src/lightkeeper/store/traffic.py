@@ -145,6 +145,37 @@ class Line:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Transfers to one storage that are not done, in one state and with the same last error."""
+
+    target: str
+    state: Transfer
+    activity: str
+    error: str | None
+    transfers: int
+    bytes: int
+
+
+def open_by_reason(conn: Connection) -> list[Open]:
+    """What waits, is under way or was given up in the last day, by storage and error; the most first."""
+    return rows(
+        conn,
+        Open,
+        """
+        SELECT g.name AS target, t.state, t.activity, t.error, count(*) AS transfers, sum(f.size)::bigint AS bytes
+          FROM transfer t
+          JOIN file f USING (file_id)
+          JOIN storage g ON g.storage_id = t.target_id
+         WHERE t.state IN ('Waiting', 'Running')
+            OR t.state = 'Failed' AND t.attempts > 0 AND t.state_since > now() - interval '1 day'
+         GROUP BY 1, 2, 3, 4
+         ORDER BY t.state = 'Failed' DESC, 5 DESC
+         LIMIT 20
+        """,
+    )
+
+
 def is_known(conn: Connection, transfer_id: int) -> bool:
     """Whether there is such a transfer."""
     return bool(values(conn, "SELECT true FROM transfer WHERE transfer_id = %(id)s", id=transfer_id))

@@ -19,8 +19,7 @@ from lightkeeper import __version__
 from lightkeeper.context import Context
 from lightkeeper.domain.errors import NotFound
 from lightkeeper.domain.names import printable
-from lightkeeper.web import words
-from lightkeeper.web.overview import look
+from lightkeeper.web import copies, overview, words
 
 PAGE_HEADERS = {
     "Cache-Control": "no-store",
@@ -45,23 +44,27 @@ BUILD = sha256(b"".join(_STATIC.values()) + __version__.encode()).hexdigest()[:1
 
 
 def add_pages(app: FastAPI, ctx: Context) -> None:
-    """Add the dashboard at `/` and its static files."""
+    """Add the dashboard, `/` and `/copies`, and its static files."""
     templates = _templates()
 
-    def make() -> tuple[str, int]:
-        try:
-            return templates.get_template("dashboard.html").render(see=look(ctx)), 200
-        except psycopg.Error as error:
-            why = str(error).strip()
-            ctx.log.error("dashboard has no database", why=why)
-            return templates.get_template("no_database.html").render(why=why), 503
+    def page(address: str, template: str, look: Callable[[Context], object]) -> None:
+        def make() -> tuple[str, int]:
+            try:
+                return templates.get_template(template).render(see=look(ctx)), 200
+            except psycopg.Error as error:
+                why = str(error).strip()
+                ctx.log.error("dashboard has no database", why=why)
+                return templates.get_template("no_database.html").render(why=why), 503
 
-    latest = OneAtATime(make)
+        latest = OneAtATime(make)
 
-    @app.get("/", include_in_schema=False)
-    def dashboard() -> HTMLResponse:  # pyright: ignore[reportUnusedFunction]
-        page, status = latest.get()
-        return HTMLResponse(page, status, headers=PAGE_HEADERS)
+        @app.get(address, include_in_schema=False)
+        def _() -> HTMLResponse:  # pyright: ignore[reportUnusedFunction]
+            text, status = latest.get()
+            return HTMLResponse(text, status, headers=PAGE_HEADERS)
+
+    page("/", "dashboard.html", overview.look)
+    page("/copies", "copies.html", copies.look)
 
     @app.get("/static/{build}/{name}", include_in_schema=False)
     def static(build: str, name: str) -> Response:  # pyright: ignore[reportUnusedFunction]

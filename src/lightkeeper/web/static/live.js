@@ -37,7 +37,7 @@ function makeAlike(old, fresh) {
 
 // Returns why what is shown can no longer be trusted, or "".
 async function look() {
-  const answer = await fetch("/", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+  const answer = await fetch(location.pathname, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
   if (!answer.ok) return answer.status === 503 ? "no database" : "no page";
   if (fresh.documentElement.dataset.build !== document.documentElement.dataset.build) {
