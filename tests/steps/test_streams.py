@@ -9,6 +9,7 @@ from tests.conftest import TOPOLOGY, World
 
 from lightkeeper.adapters.mover_stream import StreamMover
 from lightkeeper.domain.errors import Unavailable
+from lightkeeper.ports import Copied
 from lightkeeper.steps import heal, replicate, topology, transfer
 from lightkeeper.store import meters
 
@@ -50,11 +51,13 @@ def test_when_a_storage_stops_answering_the_rest_of_the_stream_waits_and_loses_n
     class Away(StreamMover):
         asked = 0
 
-        def copy(self, *arguments: Any, **more: Any) -> Any:
-            type(self).asked += 1
-            if self.asked > 1:
-                raise Unavailable("east does not answer")
-            return super().copy(*arguments, **more)
+        def carry(self, copies: Any) -> Any:
+            for copy in copies:
+                type(self).asked += 1
+                if self.asked > 1:
+                    yield Copied(copy, error=Unavailable("east does not answer"))
+                else:
+                    yield from super().carry([copy])
 
     apply(world, LINKS)
     world.register(*(f"/test/raw/n{n}.plain" for n in range(12)))
@@ -100,10 +103,10 @@ def test_the_log_has_volume_and_number_by_hour_way_and_activity(world: World):
 
 def test_a_copy_that_stands_still_is_taken_over(world: World):
     class Hung(StreamMover):
-        def copy(self, *arguments: Any, **more: Any) -> Any:
+        def carry(self, copies: Any) -> Any:
             time.sleep(1.0)
             assert heal.release_abandoned(world.ctx) == 1
-            return super().copy(*arguments, **more)
+            return super().carry(copies)
 
     world.register("/test/raw/n.plain")
     replicate.settle(world.ctx)

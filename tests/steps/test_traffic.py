@@ -6,14 +6,16 @@ from tests.conftest import World
 from lightkeeper.adapters.mover_stream import StreamMover
 from lightkeeper.domain.errors import Invalid, NotFound, Unavailable
 from lightkeeper.domain.states import Transfer
+from lightkeeper.ports import Copied
 from lightkeeper.steps import replicate, traffic, transfer
 
 FILES = [f"/test/raw/n{n}.plain" for n in range(3)]
 
 
 class Away(StreamMover):
-    def copy(self, *_: object, **__: object):  # type: ignore[override]
-        raise Unavailable("east does not answer", hint="wait")
+    def carry(self, copies):
+        for copy in copies:
+            yield Copied(copy, error=Unavailable("east does not answer", hint="wait"))
 
 
 def given_up(world: World) -> None:
