@@ -161,6 +161,34 @@ class Client:
         """Have these transfers, or all that were given up in the last week, begin at once."""
         return self._post("transfers/retry", {"ids": None if ids is None else list(ids), "dry_run": dry_run})
 
+    # --- tape
+    def stage(
+        self,
+        query: Query | None = None,
+        files: Sequence[str] = (),
+        *,
+        to: str | None = None,
+        lifetime: float = 24.0,
+        priority: int = 5,
+        dry_run: bool = False,
+    ) -> dict[str, Any]:
+        """Have files on tape brought online, what a query means or those of these names, kept so for `lifetime` hours;
+        with `to` also copied to that storage. Tells files and bytes, and with `dry_run` does nothing else."""
+        body = {"query": query, "files": list(files), "to": to, "lifetime": lifetime, "priority": priority}
+        return self._post_long("stage", body | {"dry_run": dry_run})
+
+    def staged(self, order: int | None = None) -> list[dict[str, Any]]:
+        """The newest orders of `stage`, or one, and how far each is."""
+        return self._get("stage") if order is None else [self._get(f"stage/{order}")]
+
+    def cancel_stage(self, order: int) -> dict[str, Any]:
+        """End an order; it, as it is then."""
+        return self._post(f"stage/{order}/cancel", {})
+
+    def tapes(self) -> list[dict[str, Any]]:
+        """Every tape storage, and what is asked of it."""
+        return self._get("stage/tapes")
+
     # --- files
     def nights(self) -> list[dict[str, Any]]:
         """Observing nights and how far they are preserved."""

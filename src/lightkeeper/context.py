@@ -2,11 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from lightkeeper.domain.catalog import StorageElement
 from lightkeeper.domain.errors import NotFound
-from lightkeeper.ports import Executor, JobType, MetaKey, Mover, Observatory, ProductReader, Storage
+from lightkeeper.ports import (
+    Executor,
+    JobType,
+    MetaKey,
+    Mover,
+    Observatory,
+    ProductReader,
+    Storage,
+    TapeStorage,
+    needs_staging,
+)
 from lightkeeper.settings import Settings
 from lightkeeper.store.db import Database
 
@@ -57,6 +67,13 @@ class Context:
                 hint=f"installed are: {', '.join(sorted(self.storage_drivers))}",
             ) from None
         return driver(element.name, element.root)
+
+    def tape(self, element: StorageElement) -> TapeStorage | None:
+        """The same for a storage whose files must be staged before they are read; None for every other."""
+        driver = self.storage_drivers.get(element.driver)
+        if driver is None or not needs_staging(driver):
+            return None
+        return cast("TapeStorage", driver(element.name, element.root))
 
     @property
     def product_readers(self) -> list[ProductReader]:

@@ -193,6 +193,11 @@ class TapeStorage(Storage, Protocol):
         ...
 
 
+def needs_staging(driver: object) -> bool:
+    """Whether a storage plug-in, its class or what makes it, is of this kind."""
+    return callable(getattr(driver, "localities", None))
+
+
 # --- mover -------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Copy:

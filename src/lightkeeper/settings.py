@@ -90,6 +90,18 @@ class Settings(BaseSettings):
         description="How long deletions that a person asked for can be undone before they begin.",
     )
 
+    stage_lifetime: Seconds = Field(
+        timedelta(days=1),
+        ge=timedelta(seconds=1),
+        description="How long a tape storage is asked to keep a file online; renewed for as long as it is needed.",
+    )
+    stage_batch: int = Field(1000, ge=1, description="Files that a tape storage is asked for in one request.")
+    stage_attempts: int = Field(5, ge=1, description="Attempts before the staging of a file is given up.")
+    stage_every: Seconds = Field(
+        timedelta(seconds=10),
+        description="How often is looked for what is on tape by now, and for what nobody needs online any more.",
+    )
+
     pilot_idle: Seconds = Field(timedelta(seconds=60), description="A pilot without work ends after so long.")
     pilot_silence: Seconds = Field(timedelta(seconds=60), description="A pilot unheard of for so long is lost.")
     heartbeat: Seconds = Field(timedelta(seconds=5), description="How often a pilot says that it is alive.")

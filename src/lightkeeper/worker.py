@@ -23,6 +23,7 @@ from lightkeeper.steps import (
     replicate,
     rules,
     run,
+    stage,
     transfer,
     transform,
 )
@@ -46,6 +47,9 @@ def duties(ctx: Context, api_url: str) -> list[Duty]:
         Duty("scan", ingest.scan, settings.scan_every.total_seconds()),
         Duty("ingest", ingest.register_accepted, 2, ("trigger",)),
         Duty("replicate", replicate.settle, 5, ("unsettled",)),
+        Duty("stage", stage.stage, 2, ("stage",)),
+        Duty("archive", stage.archive, settings.stage_every.total_seconds()),
+        Duty("wishes", stage.look_after_wishes, 300),
         Duty("transfer", transfer.carry_out, 1, ("transfer",), settings.transfer_threads),
         Duty("delete", delete.delete, 5, ("intent",), settings.delete_threads),
         Duty("tasks", transform.make_tasks, 5, ("input",)),

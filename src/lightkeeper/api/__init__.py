@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from lightkeeper import __version__, web
-from lightkeeper.api import content, datasets, files, find, pilots, rules, transfers
+from lightkeeper.api import content, datasets, files, find, pilots, rules, stage, transfers
 from lightkeeper.api import storages as audits
 from lightkeeper.api.body import Body
 from lightkeeper.context import Context
@@ -191,6 +191,7 @@ def make_api(ctx: Context, token: str) -> FastAPI:
     app.include_router(find.make_router(ctx, operator))
     app.include_router(rules.make_router(ctx, operator))
     app.include_router(transfers.make_router(ctx, operator))
+    app.include_router(stage.make_router(ctx, operator))
     app.include_router(datasets.make_router(ctx, operator))
     app.include_router(files.make_router(ctx, operator))
     app.include_router(content.make_router(ctx, operator))

@@ -12,7 +12,7 @@ import structlog
 import typer
 
 from lightkeeper import __version__
-from lightkeeper.cli import datasets, demo, files, instance, metadata, rules, topology, transfers, work
+from lightkeeper.cli import datasets, demo, files, instance, metadata, rules, stage, topology, transfers, work
 from lightkeeper.cli.home import use_home
 from lightkeeper.cli.output import fail
 from lightkeeper.domain.errors import Invalid, LightkeeperError
@@ -53,6 +53,7 @@ datasets.add_to(app)
 metadata.add_to(app)
 rules.add_to(app)
 transfers.add_to(app)
+stage.add_to(app)
 work.add_to(app)
 
 

@@ -52,8 +52,9 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class FileCopies:
-    """One file's copies as observed; the storages that transfers are under way to, and those that transfers to were
-    given up lately, after every attempt; the policies it falls under; its bytes."""
+    """One file's copies as observed; the storages that transfers are under way to, or that have it in their buffer and
+    not on tape yet; those that transfers to were given up lately, after every attempt; the policies it falls under; its
+    bytes."""
 
     file_id: int
     set_id: int

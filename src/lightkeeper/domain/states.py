@@ -29,12 +29,14 @@ class Trigger(StrEnum):
 
 
 class Replica(StrEnum):
-    """One copy as last observed, or as reported by somebody and to be read soon."""
+    """One copy as last observed, or as reported by somebody and to be read soon. BUFFERED: read back on a tape storage
+    that has not put it on tape yet; it counts for nothing until then."""
 
     AVAILABLE = "Available"
     SUSPECT = "Suspect"
     LOST = "Lost"
     DELETING = "Deleting"
+    BUFFERED = "Buffered"
 
 
 class Transfer(StrEnum):
@@ -119,8 +121,31 @@ class Health(StrEnum):
     BANNED = "Banned"
 
 
+class Recall(StrEnum):
+    """A copy on tape that somebody wants to read. ASKED: its storage was asked to stage it. RELEASING: nobody wants it
+    any more."""
+
+    WAITING = "Waiting"
+    ASKED = "Asked"
+    ONLINE = "Online"
+    RELEASING = "Releasing"
+    FAILED = "Failed"
+
+
 State: TypeAlias = (
-    File | Trigger | Replica | Transfer | Intent | Operation | Production | Transformation | Task | Job | Pilot | Health
+    File
+    | Trigger
+    | Replica
+    | Transfer
+    | Intent
+    | Operation
+    | Production
+    | Transformation
+    | Task
+    | Job
+    | Pilot
+    | Health
+    | Recall
 )
 Kind: TypeAlias = type[State]
 
@@ -136,6 +161,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "task": Task,
     "job": Job,
     "pilot": Pilot,
+    "recall": Recall,
     "health": Health,
 }
 """Kind by the name of its table; a file's state is that of its metadata set."""
@@ -169,6 +195,11 @@ MOVES: Final[Mapping[Kind, Mapping[tuple[State, State], str]]] = {
         (Replica.LOST, Replica.AVAILABLE): "ingest, transfer, audit: the bytes are there again and agree",
         (Replica.DELETING, Replica.AVAILABLE): "delete: the intent was void",
         (Replica.DELETING, Replica.LOST): "delete: the intent was void, and the file is not there any more",
+        (Replica.BUFFERED, Replica.AVAILABLE): "stage: its storage says that it is on tape",
+        (Replica.BUFFERED, Replica.LOST): "stage: its storage lost it before it was on tape",
+        (Replica.BUFFERED, Replica.DELETING): "delete: an intent is being carried out",
+        (Replica.LOST, Replica.BUFFERED): "transfer: copied again and read back, not on tape yet",
+        (Replica.SUSPECT, Replica.BUFFERED): "transfer: copied again and read back, not on tape yet",
     },
     Transfer: {
         (Transfer.WAITING, Transfer.RUNNING): "transfer: claimed",
@@ -229,6 +260,18 @@ MOVES: Final[Mapping[Kind, Mapping[tuple[State, State], str]]] = {
         (Pilot.RUNNING, Pilot.ENDED): "run: it said goodbye",
         (Pilot.RUNNING, Pilot.LOST): "heal: silent, or its executor does not know it any more",
     },
+    Recall: {
+        (Recall.WAITING, Recall.ASKED): "stage: part of a request",
+        (Recall.WAITING, Recall.FAILED): "stage: more than the buffer can hold",
+        (Recall.ASKED, Recall.ONLINE): "stage: its storage says that it is on disk",
+        (Recall.ASKED, Recall.WAITING): "stage: it failed, or the request is not known any more; to be tried again",
+        (Recall.ASKED, Recall.FAILED): "stage: tried too often, or its storage lost it",
+        (Recall.ASKED, Recall.RELEASING): "stage: nobody wants it any more",
+        (Recall.ONLINE, Recall.WAITING): "stage: it left the buffer, or its pin could not be renewed",
+        (Recall.ONLINE, Recall.RELEASING): "stage: nobody reads it any more",
+        (Recall.RELEASING, Recall.WAITING): "stage: wanted again meanwhile",
+        (Recall.FAILED, Recall.WAITING): "operator: try again",
+    },
     Health: {
         (Health.GOOD, Health.DEGRADED): "probe: a probe failed, or much of the work on it",
         (Health.DEGRADED, Health.GOOD): "probe: several in a row succeeded, and the work on it does",
@@ -242,7 +285,12 @@ REST: Final[Mapping[Kind, Mapping[State, timedelta]]] = {
     Trigger: {Trigger.ACCEPTED: timedelta(minutes=15)},
     Transfer: {Transfer.RUNNING: timedelta(hours=6)},
     Intent: {Intent.APPROVED: timedelta(days=1)},
-    Replica: {Replica.DELETING: timedelta(hours=1), Replica.SUSPECT: timedelta(days=1)},
+    Replica: {
+        Replica.DELETING: timedelta(hours=1),
+        Replica.SUSPECT: timedelta(days=1),
+        Replica.BUFFERED: timedelta(days=2),
+    },
+    Recall: {Recall.ASKED: timedelta(days=2), Recall.RELEASING: timedelta(hours=6)},
     Transformation: {Transformation.FLUSH: timedelta(minutes=10)},
     Job: {Job.COMPLETING: timedelta(minutes=10)},
     Pilot: {Pilot.SUBMITTED: timedelta(hours=24)},

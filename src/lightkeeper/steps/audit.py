@@ -6,7 +6,7 @@ the scrub. Safe to run twice: a turn to read on a storage is claimed with a leas
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -86,6 +86,9 @@ def _take_turn(ctx: Context, element: StorageElement, plan: Schedule, piece: Pie
     with ctx.db.transaction() as conn:
         last = passes.window(conn, piece)
         copies = passes.copies_due(conn, piece, last, TURN) if last is not None else []
+        on_tape = ctx.tape(element) is not None
+        if on_tape:  # each is staged and read when its turn comes there
+            catalog.recheck(conn, [(copy.file_id, element.storage_id) for copy in copies])
     allowed = credit(plan.rate, piece.not_before, piece.now)
     good: list[int] = []
     faults: list[tuple[Stored, str]] = []
@@ -95,6 +98,10 @@ def _take_turn(ctx: Context, element: StorageElement, plan: Schedule, piece: Pie
     for copy in copies:
         if after != piece.after_id and read >= allowed:
             break
+        if on_tape:
+            read += copy.size
+            after = copy.file_id
+            continue
         try:
             fault = fault_of(ctx, element, copy, read_bytes=True, progress=keep)
         except Unavailable as error:
@@ -301,7 +308,8 @@ def recheck(ctx: Context) -> int:
 
 # --- fsck ------------------------------------------------------------------------------------------------------
 def fsck(ctx: Context, *, read_bytes: bool = False) -> Fsck:
-    """Check every invariant, and that every available replica is there; with `read_bytes` re-read all of them."""
+    """Check every invariant, and that every available replica is there; with `read_bytes` re-read all of them, except
+    those on tape: tape storages are asked where they lie, and nothing is staged."""
     with ctx.db.transaction() as conn:
         found = invariants.violations(conn)
         elements = [s for s in topology.storages(conn) if s.enabled and s.read]
@@ -318,19 +326,32 @@ def fsck(ctx: Context, *, read_bytes: bool = False) -> Fsck:
                 page = catalog.available_on(conn, element.storage_id, after, PAGE)
             if not page:
                 break
+            where = _localities(ctx, element, page)
             for stored in page:
                 try:
-                    fault = fault_of(ctx, element, stored, read_bytes)
+                    fault = where[stored.path] if stored.path in where else fault_of(ctx, element, stored, read_bytes)
                 except Unavailable as error:
                     fault = error.message
                 if fault and _still_available(ctx, element, stored):
                     found.append(Violation("I13", I13, f"{stored.path} on {element.name}: {fault}"))
                 checked += 1
-                bytes_read += stored.size if read_bytes else 0
+                bytes_read += stored.size if read_bytes and not where else 0
             after = page[-1].file_id
         if element.media is not Media.TAPE:  # reading a tape back is the business of whoever has lost the catalogue
             found += [Violation("I19", I19, fault) for fault in manifests.faults(ctx, element, LIMIT)]
     return Fsck(found, len({i.id for i in invariants.INVARIANTS}), checked, bytes_read)
+
+
+def _localities(ctx: Context, element: StorageElement, page: Sequence[Stored]) -> dict[str, str]:
+    """What is wrong with copies on a tape storage, by their paths, as it tells; nothing for other storages."""
+    tape = ctx.tape(element)
+    if tape is None:
+        return {}
+    try:
+        where = tape.localities([stored.path for stored in page])
+    except LightkeeperError as error:
+        return dict.fromkeys((stored.path for stored in page), error.message)
+    return {path: "" if place.on_tape else f"is not on tape but {str(place).lower()}" for path, place in where.items()}
 
 
 def fault_of(

@@ -235,6 +235,11 @@ def check_place(ctx: Context, at: str, meta: Mapping[str, MetaValue]) -> Storage
         topology.vocabulary(conn).split(meta)
     if reason := element.refuses(0):
         raise Refused(f"storage {element.name} {reason}", hint="lightkeeper storage list")
+    if ctx.tape(element):
+        raise Refused(
+            f"storage {element.name} is on tape: copies are brought there, and count once they are on tape",
+            hint="put files at a disk and add a rule with --media tape",
+        )
     if element.ingest:
         raise Refused(
             f"storage {element.name} takes deliveries of the array control, which asks nobody before it writes",

@@ -13,7 +13,7 @@ from lightkeeper.domain.healing import Remedy, remedy
 from lightkeeper.domain.states import Job, Pilot, Production, Transfer, Transformation
 from lightkeeper.steps.run import JOBS
 from lightkeeper.steps.transfer import ARRIVALS
-from lightkeeper.store import db, recovery, topology, transfers, transitions, triggers, work
+from lightkeeper.store import db, recovery, stage, topology, transfers, transitions, triggers, work
 
 TEMPORARY_FOR = 3600.0
 """Seconds that a temporary file is left alone, whoever's it is."""
@@ -25,6 +25,7 @@ def look_after_work(ctx: Context) -> int:
     with ctx.db.transaction() as conn:
         for transformation_id in work.with_input(conn):
             work.make_tasks(conn, transformation_id)  # whole groups first: only what is left can need a flush
+            stage.wish_for_tasks(conn, transformation_id)
         for facts in work.facts(conn):
             what, why = remedy(facts)
             if what is Remedy.FLUSH and work.flush(conn, facts.transformation_id, why):
@@ -151,6 +152,7 @@ def after_restart(ctx: Context) -> None:
     instead of waiting for leases to end. Pilots keep their jobs: they may still run."""
     with ctx.db.transaction() as conn:
         triggers.release_leases(conn)
+        stage.release_turns(conn)
         running = transfers.running_transfers(conn)
         _take_back(conn, running)
     if running:

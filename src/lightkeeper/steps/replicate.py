@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from lightkeeper.context import Context
 from lightkeeper.domain.policy import MIN_COPIES_TO_FREE, FileCopies, FilePlan, Policy, copies_left_of, plan_file
-from lightkeeper.store import catalog, db, deletions, recovery, topology, transfers
+from lightkeeper.store import catalog, db, deletions, recovery, stage, topology, transfers
 from lightkeeper.store.deletions import NewIntent
 from lightkeeper.store.sets import share_policies
 
@@ -46,6 +46,7 @@ def _settle(ctx: Context) -> int:
                 for target, policy in plan.copy_to
             ],
         )
+        stage.wish_for_transfers(conn, [file.file_id for file in files])
         behind = recovery.forbids_deletion(conn)  # then nothing is approved, and these files are looked at again
         removed = [file for file in files if file.removed]
         transfers.no_longer_wanted(conn, [file.file_id for file in removed])

@@ -25,7 +25,7 @@ from lightkeeper.domain.provenance import RanActivity
 from lightkeeper.domain.states import Health, Job, Pilot, Replica
 from lightkeeper.domain.work import ExpectedOutput, JobInput, JobOrder, JobRecipe
 from lightkeeper.ports import PilotOrder, Storage
-from lightkeeper.store import catalog, db, promotion, provenance, topology, transfers, transitions, work
+from lightkeeper.store import catalog, db, promotion, provenance, stage, topology, transfers, transitions, work
 from lightkeeper.store.work import CompletingJob, PilotRow
 
 JOBS = "/.lightkeeper/jobs"
@@ -53,6 +53,7 @@ def claim(ctx: Context, pilot: PilotRow) -> dict[str, Any] | None:
             return None
         files = catalog.files_by_id(conn, work.inputs_of_task(conn, job.task_id))
         copies = catalog.replicas_of(conn, [file.file_id for file in files])
+        online = stage.online_copies(conn, [file.file_id for file in files])
         storages = {s.name: s for s in topology.storages(conn)}
     try:
         recipe = _recipe(ctx, job.job_type, job.transformation_id, job.task_id, job.job_id, job.body, files)
@@ -62,8 +63,12 @@ def claim(ctx: Context, pilot: PilotRow) -> dict[str, Any] | None:
         return {"job_id": None}
     usable = {c.storage for c in copies if storages[c.storage].site_kind is SiteKind.DATA_CENTRE}
     sources: dict[int, list[StorageElement]] = {}
-    for copy in sorted(copies, key=lambda c: c.site != pilot.site):
-        if copy.state == "Available" and copy.storage in usable and storages[copy.storage].readable:
+    for copy in sorted(copies, key=lambda c: (c.site != pilot.site, storages[c.storage].media is Media.TAPE)):
+        if (
+            copy.storage in usable
+            and storages[copy.storage].readable
+            and (copy.file_id, storages[copy.storage].storage_id) in online
+        ):
             sources.setdefault(copy.file_id, []).append(storages[copy.storage])
     ctx.log.info("job claimed", job=job.job_id, attempt=job.attempt, pilot=pilot.name, site=pilot.site)
     return {

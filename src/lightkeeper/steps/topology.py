@@ -20,8 +20,9 @@ from lightkeeper.domain.names import parse_name
 from lightkeeper.domain.policy import MIN_COPIES_TO_FREE, Policy
 from lightkeeper.domain.query import Query
 from lightkeeper.domain.units import exact_bytes, exact_rate, exact_time, parse_bytes, parse_rate, parse_time
+from lightkeeper.ports import needs_staging
 from lightkeeper.steps import markers
-from lightkeeper.store import scrub, topology
+from lightkeeper.store import scrub, stage, topology
 from lightkeeper.store.db import Connection
 from lightkeeper.store.topology import Declared
 
@@ -71,7 +72,8 @@ class StatusPart(Part):
 class StoragePart(Part):
     """A storage element. `ingest`: the array control delivers here. `enabled: false`: it is given up, and its copies do
     not count. `draining`: its copies are made elsewhere, then deleted here. `quota` like '10 TB'. `attributes`: what
-    storage expressions ask for. `max_transfers`, `max_rate`: streams, and bytes per second, from and to it at once."""
+    storage expressions ask for. `max_transfers`, `max_rate`: streams, and bytes per second, from and to it at once.
+    `buffer`: of a tape storage, how much may be staged at once, like '50 TB'; else as much as is wanted."""
 
     site: str
     root: str
@@ -86,6 +88,7 @@ class StoragePart(Part):
     max_transfers: int = Field(8, ge=1, le=1000)
     max_rate: str | None = None
     scrub: ScrubPart | None = None
+    buffer: str | int | None = None
 
 
 class LinkPart(Part):
@@ -189,7 +192,7 @@ def apply(ctx: Context, text: str, *, dry_run: bool = False) -> list[str]:
             if part.enabled and any(f"storage {name}:" in change for change in changes):
                 _probe(ctx, name, part)
         with ctx.db.transaction() as conn:
-            _write(conn, document, changes)
+            _write(ctx, conn, document, changes)
         ctx.log.info("topology applied", changes=len(changes))
     with ctx.db.transaction() as conn:
         elements = [s for s in topology.storages(conn) if s.name in document.storages and s.enabled]
@@ -206,6 +209,7 @@ def _check(ctx: Context, conn: Connection, document: Document) -> None:
         _is_known(storage.site, sites, f"storages.{name}.site")
         _is_known(storage.driver, ctx.storage_drivers, f"storages.{name}.driver")
         _schedule(storage)
+        _check_tape(ctx, name, storage)
         _rate(storage)
         _quota(storage)
     for link in document.links:
@@ -237,6 +241,29 @@ def _check(ctx: Context, conn: Connection, document: Document) -> None:
                 f"storage {name} holds replicas below {used[name].root}, so its root cannot become {storage.root}",
                 hint="add a new storage and let policies fill it",
             )
+
+
+def _check_tape(ctx: Context, name: str, part: StoragePart) -> None:
+    """Raises Invalid for a storage that must be staged from and is not said to be on tape, and the other way round."""
+    if needs_staging(ctx.storage_drivers[part.driver]):
+        if part.media is not Media.TAPE:
+            raise Invalid(f"storages.{name}: the driver '{part.driver}' is for tape", hint="media: tape")
+        if part.ingest:
+            raise Invalid(
+                f"storages.{name}: nothing is delivered to tape", hint="deliver to a disk; a rule does the rest"
+            )
+        _buffer(part)
+    elif part.buffer is not None:
+        raise Invalid(f"storages.{name}: the driver '{part.driver}' has no buffer", hint="buffer: is for driver: tape")
+
+
+def _buffer(part: StoragePart) -> int | None:
+    """Bytes that may be staged at once; None: as many as are wanted."""
+    return None if part.buffer is None else parse_bytes(str(part.buffer))
+
+
+def _buffer_in_words(buffer: int | None) -> str:
+    return "any" if buffer is None else exact_bytes(buffer)
 
 
 def _check_places(place: str, policy: PolicyPart, storages: list[StorageElement]) -> None:
@@ -306,12 +333,13 @@ def _differences(conn: Connection, document: Document) -> list[str]:
             longitude=site.longitude,
             computing=computing,
         ).model_dump()
-    own = scrub.schedules(conn)
+    own, buffers = scrub.schedules(conn), stage.buffers(conn)
     says = topology.declared(conn)
     for storage in topology.storages(conn):
         read_again = _in_words(*own.get(storage.storage_id, (None, None)))
         have[f"storage {storage.name}"] = _storage_part(storage, says[storage.storage_id]) | {
             "scrub": read_again,
+            "buffer": _buffer_in_words(buffers.get(storage.name)),
             "max_rate": storage.max_rate,
         }
     for link in topology.links(conn):
@@ -335,6 +363,7 @@ def _differences(conn: Connection, document: Document) -> list[str]:
     want |= {
         f"storage {n}": p.model_dump()
         | {"attributes": _attributes(p), "scrub": _in_words(*_schedule(p)), "max_rate": _rate(p)}
+        | {"buffer": _buffer_in_words(_buffer(p))}
         | {"status": _told(p.status), "quota": _quota_in_words(_quota(p))}
         for n, p in document.storages.items()
     }
@@ -417,7 +446,7 @@ def _probe(ctx: Context, name: str, part: StoragePart) -> None:
         raise type(error)(f"storage {name} cannot be used: {error.message}", hint=error.hint) from error
 
 
-def _write(conn: Connection, document: Document, changes: list[str]) -> None:
+def _write(ctx: Context, conn: Connection, document: Document, changes: list[str]) -> None:
     for name, site in document.sites.items():
         computing = site.computing
         topology.put_site(
@@ -436,6 +465,8 @@ def _write(conn: Connection, document: Document, changes: list[str]) -> None:
             scrub.set_marked(conn, used[name].storage_id, marked=False)
         topology.put_storage(conn, _element(name, storage))
         scrub.put_schedule(conn, name, *_schedule(storage))
+        if needs_staging(ctx.storage_drivers[storage.driver]):
+            stage.put_tape_storage(conn, name, _buffer(storage))
         topology.put_limits(conn, name, storage.max_transfers, _rate(storage))
     for link in document.links:
         topology.put_link(conn, link.source, link.target, link.max_transfers, _rate(link))

@@ -17,13 +17,13 @@ import psycopg
 
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import StorageElement
-from lightkeeper.domain.errors import Corrupt, LightkeeperError, NotFound, Unavailable
+from lightkeeper.domain.errors import Corrupt, LightkeeperError, NotFound, Offline, Unavailable
 from lightkeeper.domain.fixity import chunks_of, fixity_of
 from lightkeeper.domain.states import Replica
 from lightkeeper.domain.transferring import LinkLimit, Load, in_turn, next_attempt, next_stream
 from lightkeeper.ports import Copied, Copy, RenamingStorage, Storage
 from lightkeeper.steps import markers
-from lightkeeper.store import db, meters, topology, transfers, transitions
+from lightkeeper.store import db, meters, stage, topology, transfers, transitions
 from lightkeeper.store.transfers import ClaimedTransfer, Failure
 
 ARRIVALS = "/.lightkeeper/arrivals"
@@ -283,6 +283,8 @@ def _record(
         for transfer, error, source_fault in failed:
             if transfer.transfer_id not in ours:
                 continue
+            if isinstance(error, Offline):
+                stage.went_offline(conn, transfer.file_id, transfer.source_id)
             if source_fault:
                 replica = (transfer.file_id, transfer.source_id)
                 transitions.move_replicas(conn, [replica], Replica.AVAILABLE, Replica.SUSPECT, source_fault)

@@ -5,17 +5,19 @@ Worker: whenever input or tasks are announced. Safe to run twice: a file is in o
 """
 
 from lightkeeper.context import Context
-from lightkeeper.store import work
+from lightkeeper.store import stage, work
 
 
 def make_tasks(ctx: Context) -> int:
-    """Group waiting files of every transformation into tasks; return how many tasks were made."""
+    """Group waiting files of every transformation into tasks, and have those staged that lie on tape only; return how
+    many tasks were made."""
     with ctx.db.transaction() as conn:
         transformations = work.with_input(conn)
     made = 0
     for transformation_id in transformations:
         with ctx.db.transaction() as conn:
             made += work.make_tasks(conn, transformation_id)
+            stage.wish_for_tasks(conn, transformation_id)
     if made:
         ctx.log.info("tasks made", tasks=made, transformations=transformations)
     return made

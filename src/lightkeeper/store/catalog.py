@@ -448,7 +448,8 @@ def recheck(conn: Connection, replicas: Sequence[tuple[int, int]]) -> None:
 
 
 def take_recheck(conn: Connection, limit: int) -> list[Stored]:
-    """Copies to be read now: those asked for, taken off the list; every Suspect one; those that were only reported."""
+    """Copies to be read now: those asked for, taken off the list; every Suspect one; those that were only reported. On
+    tape storages those of the first two that are online: nobody mounts a tape to read what was reported."""
     return rows(
         conn,
         Stored,
@@ -457,11 +458,19 @@ def take_recheck(conn: Connection, limit: int) -> list[Stored]:
             DELETE FROM recheck
              WHERE (file_id, storage_id) IN (
                    SELECT file_id, storage_id FROM recheck JOIN storage_now USING (storage_id)
-                    WHERE readable LIMIT %(limit)s FOR UPDATE OF recheck SKIP LOCKED)
+                    WHERE readable AND (storage_id NOT IN (SELECT storage_id FROM tape_storage)
+                                        OR EXISTS (SELECT FROM recall c
+                                                    WHERE c.file_id = recheck.file_id AND c.state = 'Online'
+                                                      AND c.storage_id = recheck.storage_id))
+                    LIMIT %(limit)s FOR UPDATE OF recheck SKIP LOCKED)
             RETURNING file_id, storage_id),
         suspect AS (
-            SELECT file_id, storage_id FROM replica JOIN storage_now USING (storage_id)
-             WHERE state = 'Suspect' AND readable ORDER BY random() LIMIT %(limit)s),
+            SELECT file_id, storage_id FROM replica r JOIN storage_now USING (storage_id)
+             WHERE state = 'Suspect' AND readable
+               AND (storage_id NOT IN (SELECT storage_id FROM tape_storage)
+                    OR EXISTS (SELECT FROM recall c
+                                WHERE c.file_id = r.file_id AND c.storage_id = r.storage_id AND c.state = 'Online'))
+             ORDER BY random() LIMIT %(limit)s),
         unread AS (
             SELECT file_id, storage_id
               FROM storage_now s
@@ -469,7 +478,7 @@ def take_recheck(conn: Connection, limit: int) -> list[Stored]:
                    SELECT file_id FROM replica r
                     WHERE r.storage_id = s.storage_id AND verified_at < written_at AND state = 'Available'
                     ORDER BY file_id LIMIT %(limit)s) r
-             WHERE readable)
+             WHERE readable AND storage_id NOT IN (SELECT storage_id FROM tape_storage))
         SELECT r.file_id, r.storage_id, d.path || '/' || f.name AS path, f.size, encode(f.sha256, 'hex') AS sha256
           FROM (SELECT * FROM asked UNION SELECT * FROM suspect UNION SELECT * FROM unread) w
           JOIN replica r USING (file_id, storage_id)
@@ -477,6 +486,23 @@ def take_recheck(conn: Connection, limit: int) -> list[Stored]:
           JOIN directory d USING (dir_id)
         """,
         limit=limit,
+    )
+
+
+def stored_on(conn: Connection, storage_id: int, file_ids: Sequence[int]) -> list[Stored]:
+    """The replicas of these files on one storage, in whatever state."""
+    return rows(
+        conn,
+        Stored,
+        """
+        SELECT r.file_id, r.storage_id, d.path || '/' || f.name AS path, f.size, encode(f.sha256, 'hex') AS sha256
+          FROM replica r
+          JOIN file f USING (file_id)
+          JOIN directory d USING (dir_id)
+         WHERE r.storage_id = %(storage)s AND r.file_id = ANY(%(ids)s)
+        """,
+        storage=storage_id,
+        ids=list(file_ids),
     )
 
 

@@ -271,7 +271,7 @@ def still_open(conn: Connection, intents: Sequence[OpenIntent]) -> set[int]:
 def begin(conn: Connection, intents: Sequence[OpenIntent]) -> None:
     """From now on nothing counts on these replicas."""
     replicas = [(intent.file_id, intent.storage_id) for intent in intents]
-    for state in (ReplicaState.AVAILABLE, ReplicaState.SUSPECT, ReplicaState.LOST):
+    for state in (ReplicaState.AVAILABLE, ReplicaState.SUSPECT, ReplicaState.LOST, ReplicaState.BUFFERED):
         move_replicas(conn, replicas, state, ReplicaState.DELETING, "a deletion is carried out")
 
 

@@ -451,6 +451,11 @@ def put_list(conn: Connection, plan: Plan, dataset_id: int) -> Size:
     return Size(*line) if line else Size(0, 0)
 
 
+def meant_by(plan: Plan) -> tuple[Composed, dict[str, Any]]:
+    """The files that are meant, as f, to stand behind FROM, with what it needs: for statements of others."""
+    return SQL("{} WHERE {} AND {}").format(_from(plan), _of_set(plan), _rest(plan)), _params(plan)
+
+
 def holds(conn: Connection, plan: Plan, file_id: int) -> bool:
     """Whether the file is among those that are meant."""
     query = SQL("SELECT FROM {} WHERE f.file_id = %(one)s AND {} AND {}").format(

@@ -157,7 +157,8 @@ def storage_use(conn: Connection) -> list[StorageUse]:
         """
         SELECT s.name AS storage, site.name AS site, site.kind::text, s.media::text, s.enabled,
                coalesce(c.n_files, 0) AS files, coalesce(c.n_bytes, 0) AS bytes,
-               (SELECT count(*) FROM replica r WHERE r.storage_id = s.storage_id AND r.state <> 'Available') AS odd,
+               (SELECT count(*) FROM replica r
+                 WHERE r.storage_id = s.storage_id AND r.state NOT IN ('Available', 'Buffered')) AS odd,
                (SELECT count(*) FROM dark_file d WHERE d.storage_id = s.storage_id) AS dark
           FROM storage s
           JOIN site USING (site_id)

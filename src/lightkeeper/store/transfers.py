@@ -80,14 +80,16 @@ def copies_of(conn: Connection, file_ids: Sequence[int]) -> list[FileCopies]:
         SELECT f.file_id, f.set_id, s.state = 'Removed',
                ARRAY(SELECT policy_id FROM set_policy p JOIN policy USING (policy_id)
                       WHERE p.set_id = f.set_id ORDER BY name),
-               coalesce(r.copies, '{}'), coalesce(t.arriving, '{}'), coalesce(t.given_up, '{}'), f.size
+               coalesce(r.copies, '{}'), coalesce(t.coming, '{}') || coalesce(r.buffered, '{}'),
+               coalesce(t.given_up, '{}'), f.size
           FROM file f
           JOIN meta_set s USING (set_id)
           LEFT JOIN LATERAL (
-               SELECT array_agg(json_build_array(storage_id, state, verified_at, state_since)::text) AS copies
+               SELECT array_agg(json_build_array(storage_id, state, verified_at, state_since)::text) AS copies,
+                      array_agg(storage_id) FILTER (WHERE state = 'Buffered') AS buffered
                  FROM replica WHERE replica.file_id = f.file_id) r ON true
           LEFT JOIN LATERAL (
-               SELECT array_agg(target_id) FILTER (WHERE state IN ('Waiting', 'Running')) AS arriving,
+               SELECT array_agg(target_id) FILTER (WHERE state IN ('Waiting', 'Running')) AS coming,
                       array_agg(target_id) FILTER (WHERE state = 'Failed' AND attempts > 0
                                                     AND state_since > now() - %s) AS given_up
                  FROM transfer
@@ -188,11 +190,12 @@ def queue_heads(conn: Connection) -> list[Head]:
 
 
 def queued(conn: Connection, head: Head) -> list[Queued]:
-    """The first LOOKED_AT transfers that wait there, in their order, each with the storages that have a copy."""
+    """The first LOOKED_AT transfers that wait there, in their order, each with the storages whose copy can be read: one
+    on tape must be staged first."""
     found = conn.execute(
         """
         SELECT t.transfer_id, f.size,
-               ARRAY(SELECT storage_id FROM replica r WHERE r.file_id = t.file_id AND r.state = 'Available'), t.failed
+               ARRAY(SELECT storage_id FROM online_copy r WHERE r.file_id = t.file_id), t.failed
           FROM (SELECT transfer_id, file_id, not_before, failed
                   FROM transfer
                  WHERE state = 'Waiting' AND target_id = %(target)s AND activity = %(activity)s
@@ -288,23 +291,27 @@ def arrived(conn: Connection, transfers: Sequence[ClaimedTransfer], seconds: flo
 
 
 def add_replicas(conn: Connection, file_ids: Sequence[int], storage_id: int) -> None:
-    """Verified copies are there; those that were suspect or lost are in order again."""
+    """Verified copies are there; those that were suspect or lost are in order again. On a tape storage they are
+    Buffered, and count once they are on tape."""
+    on_tape = values(conn, "SELECT storage_id FROM tape_storage WHERE storage_id = %(id)s", id=storage_id)
+    there = ReplicaState.BUFFERED if on_tape else ReplicaState.AVAILABLE
     added = values(
         conn,
         """
-        INSERT INTO replica (file_id, storage_id)
-        SELECT id, %(storage)s FROM unnest(%(files)s::bigint[]) AS id ORDER BY id
+        INSERT INTO replica (file_id, storage_id, state)
+        SELECT id, %(storage)s, %(state)s::replica_state FROM unnest(%(files)s::bigint[]) AS id ORDER BY id
         ON CONFLICT DO NOTHING
      RETURNING file_id
         """,
         files=list(file_ids),
         storage=storage_id,
+        state=str(there),
     )
     count_replicas(conn, added, storage_id, 1)
     again = [(file_id, storage_id) for file_id in set(file_ids) - set(added)]
     if again:
         for state in (ReplicaState.LOST, ReplicaState.SUSPECT):
-            move_replicas(conn, again, state, ReplicaState.AVAILABLE, "copied again and verified")
+            move_replicas(conn, again, state, there, "copied again and verified")
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,8 @@ def move(conn: Connection, ids: Sequence[int], source: State, target: State, why
 def move_replicas(
     conn: Connection, replicas: Sequence[tuple[int, int]], source: Replica, target: Replica, why: str = ""
 ) -> list[tuple[int, int]]:
-    """Move replicas, named by (file, storage); return those that moved. Becoming Available means verified now."""
+    """Move replicas, named by (file, storage); return those that moved. Becoming Available, or
+    Buffered, means verified now; what was Buffered was verified when it came."""
     _check(source, target)
     return conn.execute(
         """
@@ -54,7 +55,8 @@ def move_replicas(
             "storages": [storage_id for _, storage_id in replicas],
             "source": str(source),
             "target": str(target),
-            "verified": target is Replica.AVAILABLE and source is not Replica.DELETING,
+            "verified": target in (Replica.AVAILABLE, Replica.BUFFERED)
+            and source not in (Replica.DELETING, Replica.BUFFERED),
             "why": why,
         },
     ).fetchall()

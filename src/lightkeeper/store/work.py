@@ -162,7 +162,8 @@ def make_tasks(conn: Connection, transformation_id: int) -> int:
     """Group the waiting files of one transformation into tasks, in one statement; return how many.
 
     Files are grouped by the values of the keys in `group_by`, or by the site of a copy when there are none; only
-    whole groups, unless the transformation is in state Flush. A file waits until a data centre has a verified copy.
+    whole groups, unless the transformation is in state Flush. A file waits until a data centre has a verified copy;
+    one on tape will do, since tasks wait until their inputs are staged.
     """
     conn.execute("SELECT FROM transformation WHERE transformation_id = %s FOR UPDATE", (transformation_id,))
     made = value(
@@ -180,7 +181,7 @@ def make_tasks(conn: Connection, transformation_id: int) -> int:
               JOIN file f USING (file_id)
               JOIN meta_set s USING (set_id)
               JOIN verified_copy c USING (file_id)
-             ORDER BY p.file_id, c.storage_id),
+             ORDER BY p.file_id, EXISTS (SELECT FROM tape_storage w WHERE w.storage_id = c.storage_id), c.storage_id),
         numbered AS (
             SELECT file_id, site_id, kin,
                    (row_number() OVER (PARTITION BY kin ORDER BY file_id) - 1) / t.group_size AS number
@@ -277,6 +278,15 @@ def submit_jobs(conn: Connection, limit: int) -> int:
                AND NOT EXISTS (SELECT FROM task_input i JOIN replica r USING (file_id)
                                 WHERE i.task_id = task.task_id AND r.state = 'Suspect'
                                   AND NOT EXISTS (SELECT FROM verified_copy c WHERE c.file_id = i.file_id))
+               -- an input whose only verified copies lie on tape is being staged
+               AND (NOT EXISTS (SELECT FROM tape_storage)
+                    OR NOT EXISTS (SELECT FROM task_input i
+                                     JOIN verified_copy c USING (file_id)
+                                    WHERE i.task_id = task.task_id
+                                    GROUP BY i.file_id
+                                   HAVING NOT bool_or(EXISTS (SELECT FROM online_copy o
+                                                               WHERE o.file_id = c.file_id
+                                                                 AND o.storage_id = c.storage_id))))
              ORDER BY task.task_id
              LIMIT %(limit)s
                FOR UPDATE OF task SKIP LOCKED),
