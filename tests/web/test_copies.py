@@ -2,6 +2,7 @@
 
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import pytest
@@ -10,6 +11,7 @@ from tests.conftest import TOPOLOGY, SilentLog, World
 from lightkeeper.adapters.mover_stream import StreamMover
 from lightkeeper.domain.errors import Unavailable
 from lightkeeper.instance import Instance
+from lightkeeper.ports import Copied
 from lightkeeper.settings import Settings
 from lightkeeper.steps import replicate, topology, transfer
 from lightkeeper.store.traffic import Flow
@@ -42,8 +44,9 @@ def test_more_destinations_than_colours_share_the_last_one():
 
 
 class Away(StreamMover):
-    def copy(self, *_: object, **__: object):  # type: ignore[override]
-        raise Unavailable("<script>alert(1)</script> does not answer")
+    def carry(self, copies: Any) -> Any:
+        for copy in copies:
+            yield Copied(copy, error=Unavailable("<script>alert(1)</script> does not answer"))
 
 
 @pytest.mark.feature("S0-088")

@@ -19,6 +19,8 @@ SMALL = 32 << 20
 TOGETHER = 200
 TOGETHER_BYTES = 256 << 20
 """So many files and bytes are one stream at the most."""
+LOOKED_AT = 200
+"""So many transfers of one queue are looked at to choose a stream; where that many wait, there is enough for all."""
 ACTIVITY = "preservation"
 """What a transfer is made for when nobody says otherwise: the key of shares and of the transfer log."""
 
@@ -129,7 +131,8 @@ def next_stream(
     if first is None:
         return None
     chosen, size = [first.transfer_id], first.size
-    for one in along[: min(TOGETHER, -(-(1 + len(along)) // room)) - 1]:  # other threads take their part
+    part = TOGETHER if len(queued) >= LOOKED_AT else -(-(1 + len(along)) // room)  # of few, others take theirs
+    for one in along[: part - 1]:
         size += one.size
         if size > most_bytes:
             break

@@ -11,12 +11,10 @@ from lightkeeper.domain.catalog import Replica
 from lightkeeper.domain.policy import FileCopies
 from lightkeeper.domain.states import Replica as ReplicaState
 from lightkeeper.domain.states import Transfer
-from lightkeeper.domain.transferring import Head, Queued, Stream
+from lightkeeper.domain.transferring import LOOKED_AT, Head, Queued, Stream
 from lightkeeper.store.db import notify, rows, values
 from lightkeeper.store.transitions import move, move_replicas
 
-LOOKED_AT = 200
-"""Transfers of one storage's queue that a claim looks at."""
 GIVEN_UP_FOR = timedelta(hours=1)
 """How long no new transfer of a file is planned to a storage that all attempts to reach failed."""
 
