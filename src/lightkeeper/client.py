@@ -92,6 +92,10 @@ class Client:
         """Say that the disk below a storage's root is the storage's."""
         self._post("storages/mark", {"storage": storage})
 
+    def suspicious(self, storage: str | None = None, limit: int = 1000) -> dict[str, Any]:
+        """Copies that somebody failed to read, and storages on which many failed lately."""
+        return self._get("storages/suspicious", limit=limit, **({"storage": storage} if storage else {}))
+
     def compare_storage(self, storage: str, limit: int = 100) -> dict[str, Any]:
         """List a storage and compare it with the catalogue: counts, and the first dark files and lost copies."""
         return self._post_long("storages/compare", {"storage": storage, "limit": limit})
@@ -339,6 +343,10 @@ class Client:
     def supersede(self, pairs: Iterable[tuple[str, str]], why: str, *, dry_run: bool = False) -> dict[str, list[Any]]:
         """Let the second file of each pair take the place of the first."""
         return self._in_parts("files/supersede", pairs, "pairs", why=why, dry_run=dry_run)
+
+    def repair(self, names: Iterable[str], *, every: bool = False, dry_run: bool = False) -> dict[str, list[Any]]:
+        """Read doubtful copies again and make lost ones again, before everything that waits: the `steps`."""
+        return self._in_parts("files/repair", names, every=every, dry_run=dry_run)
 
     def remove(self, names: Iterable[str], why: str, *, dry_run: bool = False) -> dict[str, list[Any]]:
         """Give up the bytes of files: every copy will be deleted."""

@@ -79,7 +79,7 @@ class Pilot:
         job_id, folder = job["job_id"], self._work_dir / f"job-{job['job_id']}"
         self._taken_away.clear()
         log = folder / "tool.log"
-        bad: list[dict[str, str]] = []
+        bad: list[dict[str, str | bool]] = []
         try:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
@@ -110,7 +110,7 @@ class Pilot:
             self._status.pop(job_id, None)
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _report_failure(self, job_id: int, failure: JobFailed, log: str, bad: list[dict[str, str]]) -> None:
+    def _report_failure(self, job_id: int, failure: JobFailed, log: str, bad: list[dict[str, str | bool]]) -> None:
         try:
             self._client.fail(
                 job_id,
@@ -125,7 +125,7 @@ class Pilot:
         except LightkeeperError as error:
             print(f"job {job_id}: {error.message}", flush=True)
 
-    def _fetch(self, file: Mapping[str, Any], inputs: Path, bad: list[dict[str, str]]) -> None:
+    def _fetch(self, file: Mapping[str, Any], inputs: Path, bad: list[dict[str, str | bool]]) -> None:
         """Copy one input from the first source that reads as the catalogue says."""
         target = inputs / file["lfn"].lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -142,6 +142,7 @@ class Pilot:
             except (Corrupt, NotFound) as error:
                 bad.append({"lfn": file["lfn"], "storage": source["storage"], "why": error.message})
             except Unavailable as error:
+                bad.append({"lfn": file["lfn"], "storage": source["storage"], "why": error.message, "silent": True})
                 print(f"{file['lfn']} at {source['storage']}: {error.message}", flush=True)
             else:
                 return

@@ -1,14 +1,16 @@
 """Step 7, for the day when the catalogue is lost: manifests beside the data, and a catalogue made again from them."""
 
 import json
+import random
 import shutil
 import subprocess
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from tests.conftest import World
 from tests.steps.test_audit import names, on_disk, with_settings
@@ -18,6 +20,7 @@ from lightkeeper.domain import manifest
 from lightkeeper.domain.errors import Corrupt, Refused
 from lightkeeper.steps import audit, compare, delete, files, heal, manifests, recovery, replicate
 from lightkeeper.store import provenance
+from lightkeeper.store.db import Database
 
 FILE = "/test/raw/n1.plain"
 FreshWorlds = Callable[[], AbstractContextManager[World]]
@@ -471,6 +474,86 @@ def test_a_deletion_that_was_approved_before_the_recovery_waits_for_its_end(worl
     recovery.end(world.ctx, "all is well")
     world.settle()
     assert not on_disk(world, "mountain", FILE).exists()
+
+
+@contextmanager
+def backup(world: World, server: str) -> Iterator[World]:
+    """The catalogue as it is now, restored beside the storages whenever that is wanted."""
+    name = world.value("SELECT current_database()")
+    world.ctx.db.close()
+    with psycopg.connect(server, autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {name}_backup TEMPLATE {name}")
+    database = Database(psycopg.conninfo.make_conninfo(server, dbname=f"{name}_backup"), max_connections=8)
+    world = world.having(db=Database(psycopg.conninfo.make_conninfo(server, dbname=name), max_connections=8).open())
+    try:
+        yield world.having(db=database)
+    finally:
+        database.close()
+        world.ctx.db.close()
+        with psycopg.connect(server, autocommit=True) as conn:
+            conn.execute(f"DROP DATABASE {name}_backup WITH (FORCE)")
+
+
+def a_day_of_work(world: World, chosen: random.Random, day: int) -> None:
+    """Files come, change, are freed, removed and damaged."""
+    for n in range(8):
+        world.deliver(f"/test/raw/d{day}n{n}.plain", content=f"light {day} {n}")
+    world.ingest()
+    world.settle()
+    known = [file.lfn for file in world.files()]
+    for lfn in chosen.sample(known, 3):
+        files.set_metadata(world.ctx, [lfn], {"zenith": float(chosen.randrange(90))})
+    made = [f"/test/made/d{day}n{n}" for n in range(4)]
+    world.register(*made, level=1, storage=chosen.choice(("north", "east")))
+    world.settle()
+    files.remove(world.ctx, [chosen.choice(made)], "not needed any more")
+    world.settle()
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.nightly) for n in range(1, 10))])
+def test_a_catalogue_of_yesterday_is_reconciled_with_its_storages_and_deletes_nothing_meanwhile(
+    fresh_worlds: FreshWorlds, server: str, seed: int
+):
+    """T26: what came since is registered again, what went since is believed no more."""
+    chosen = random.Random(seed)
+    storages = ("mountain", "north", "east", "south", "vault")
+    with fresh_worlds() as world:
+        a_day_of_work(world, chosen, 1)
+        tell(world)
+        with backup(world, server) as restored:
+            now = restored.having(db=Database(world.ctx.db.url, max_connections=8).open())
+            a_day_of_work(now, chosen, 2)
+            tell(now)
+            truth = {storage: everything(now, storage) for storage in storages}
+            now.ctx.db.close()
+            lie = {path: path.stat().st_mtime_ns for path in world.root.rglob("*") if path.is_file()}
+            old = restored
+            old.ctx.db.open()
+            manifests.look_for_newer(old.ctx)
+            assert recovery.status(old.ctx).under_way, "it notices by itself"
+            old.settle()  # duties go on meanwhile
+            contradicted: set[str] = set()
+            for storage in storages:
+                done = recovery.rebuild(old.ctx, storage)
+                assert done.faults == []
+                contradicted |= {one.lfn for one in done.first}
+                compare.compare(with_settings(old, dark_after=timedelta(0)).ctx, storage)
+            while audit.recheck(old.ctx):
+                pass
+            old.settle()
+            assert recovery.end(old.ctx)
+            assert all(path.exists() for path in lie if ".lightkeeper" not in path.parts), "nothing was deleted"
+            for storage in storages:
+                known = {row[0]: row for row in everything(old, storage)}
+                assert [row for row in truth[storage] if row[0] not in contradicted and known.get(row[0]) != row] == []
+            while audit.recheck(old.ctx):
+                pass
+            old.settle()
+            for storage in storages:
+                audit.tell_again(old.ctx, storage)
+            tell(old)
+            broken = [v for v in old.violations() if not v.startswith("I13 ") or "is dark since" not in v]
+            assert broken == []
 
 
 def test_a_catalogue_that_is_older_than_its_storages_notices_it_before_it_deletes(world: World, server: str):

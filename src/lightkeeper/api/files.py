@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from lightkeeper.api.body import Body, as_json
 from lightkeeper.context import Context
 from lightkeeper.domain.errors import Invalid, Unavailable
-from lightkeeper.steps import files
+from lightkeeper.steps import files, repair
 from lightkeeper.steps.files import Changed
 from lightkeeper.steps.register import Block, Listed, Listing, read, register, start
 
@@ -39,6 +39,13 @@ class Change(Named):
     """A change to files and its reason."""
 
     why: Why
+    dry_run: bool = False
+
+
+class Repair(Named):
+    """Files whose copies are to be repaired; with `every` all their copies are read again."""
+
+    every: bool = False
     dry_run: bool = False
 
 
@@ -86,6 +93,10 @@ def make_router(ctx: Context, operator: Callable[..., None]) -> APIRouter:
     @router.post("/files/check")
     def check(body: Named) -> dict[str, list[str]]:  # pyright: ignore[reportUnusedFunction]
         return asdict(files.check(ctx, body.names))
+
+    @router.post("/files/repair", dependencies=changing)
+    def repair_(body: Repair) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        return asdict(repair.repair(ctx, body.names, every=body.every, dry_run=body.dry_run))
 
     @router.post("/files/metadata", dependencies=changing)
     def metadata(body: Metadata) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]

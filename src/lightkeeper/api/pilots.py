@@ -36,11 +36,12 @@ class Output(Body):
 
 
 class BadReplica(Body):
-    """An input that did not read as the catalogue says."""
+    """An input that did not read as the catalogue says; `silent`: its storage gave no answer."""
 
     lfn: Text
     storage: Text
     why: Text
+    silent: bool = False
 
 
 class Finished(Body):

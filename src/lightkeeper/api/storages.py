@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lightkeeper.api.body import Body, as_json
 from lightkeeper.context import Context
-from lightkeeper.steps import audit, compare, manifests, recovery
+from lightkeeper.steps import audit, compare, manifests, recovery, suspicion
 
 MOST = 10_000
 """Dark files in one answer or request; clients ask for more in parts."""
@@ -75,6 +75,12 @@ def make_router(ctx: Context, operator: Callable[..., None]) -> APIRouter:
     def mark(body: Storage) -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
         audit.mark(ctx, body.storage)
         return {"marked": body.storage}
+
+    @router.get("/suspicious")
+    def suspicious(  # pyright: ignore[reportUnusedFunction]
+        storage: str | None = None, limit: Annotated[int, Query(ge=1, le=MOST)] = 1000
+    ) -> Response:
+        return as_json(suspicion.suspicious(ctx, storage, limit))
 
     @router.post("/compare", dependencies=changing)
     def compare_(body: Compare) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]

@@ -193,6 +193,28 @@ def supersede(
     _tell(told, "would be Superseded" if dry_run else "Superseded", as_json)
 
 
+def repair(
+    given: Names = None,
+    query: ByQuery = None,
+    every: Annotated[bool, typer.Option("--every", help="Read every copy again, also those in order.")] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read doubtful copies again and make lost ones again from a good one, before everything that waits. Exit status 1
+    when a file has no good copy left."""
+    with client() as api:
+        plan = api.repair(names(given or [], query, api), every=every, dry_run=dry_run)
+    if as_json:
+        show(plan, as_json=True)
+    else:
+        show(plan["steps"], as_json=False, columns=("lfn", "storage", "state", "action", "why"), empty="nothing to do")
+        todo = sum(step["action"] in ("read", "copy") for step in plan["steps"])
+        out.print(f"{todo} copies {'would be' if dry_run else 'are'} repaired")
+    _end(plan, as_json)
+    if any(step["action"] == "give up" for step in plan["steps"]):
+        raise typer.Exit(1)
+
+
 def remove(
     why: Why, given: Names = None, query: ByQuery = None, dry_run: DryRun = False, as_json: AsJson = False
 ) -> None:
@@ -248,5 +270,6 @@ def _complain(about: str, failure: dict[str, Any]) -> None:
 def add_to(app: typer.Typer, file: typer.Typer) -> None:
     """Add these commands: `register` itself, the others to `lightkeeper file`."""
     app.command()(register)
-    for command in (stat, replicas, check, set_metadata, mark_corrupted, restore, supersede, remove, unregister):
+    looking, changing = (stat, replicas, check), (set_metadata, mark_corrupted, restore, supersede, remove, unregister)
+    for command in (*looking, *changing, repair):
         file.command(command.__name__.replace("_", "-"))(command)

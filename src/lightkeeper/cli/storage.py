@@ -64,6 +64,21 @@ def _line(one: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def suspicious(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A storage; all when not given.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many copies.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List the copies that somebody failed to read and that were not read in order since."""
+    with client() as api:
+        found = api.suspicious(name, limit)
+    columns = ("storage", "lfn", "state", "failures", "last", "readers", "why")
+    lines = [one | {"last": one["last"][:19], "readers": ", ".join(one["readers"])} for one in found["copies"]]
+    show(found if as_json else lines, as_json=as_json, columns=columns, empty="no copy is in doubt")
+    for storage, n in found["storages"].items() if not as_json else ():
+        err.print(f"{storage}: {n} files failed within ten minutes: look at the storage, not at the files")
+
+
 def compare(
     name: Name,
     limit: Annotated[int, typer.Option(min=0, max=10_000, help="Names that are shown.")] = 20,
@@ -286,7 +301,7 @@ def recovery_end(
 
 def add_to(app: typer.Typer, storage: typer.Typer) -> None:
     """Add these commands to `lightkeeper storage`, and `lightkeeper recovery`."""
-    for command in (scrub, compare, mark, manifests, rebuild):
+    for command in (scrub, suspicious, compare, mark, manifests, rebuild):
         storage.command()(command)
     storage.add_typer(dark, name="dark")
     app.add_typer(recovery, name="recovery")

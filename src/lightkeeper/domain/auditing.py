@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from lightkeeper.domain.catalog import Media
 
@@ -42,6 +43,30 @@ def is_the_disk(there: int, sample: int) -> bool:
     """Whether a disk without a marker is the one that the catalogue means, when so many of a sample of its copies are
     there. An empty folder has none; folders that were written to while the disk was away have few."""
     return 2 * there >= sample
+
+
+MANY = 20
+"""Files that fail to be read on one storage in `WINDOW` before it is the storage that is in doubt."""
+WINDOW = timedelta(minutes=10)
+SILENT = 3
+"""Times that a copy gives no answer, while others on its storage do, before it is doubted."""
+
+
+class Doubt(StrEnum):
+    """What a failed read says. COPY: this copy may be bad. STORAGE: its storage fails, which says nothing of one copy.
+    NOTHING: not enough yet."""
+
+    COPY = "copy"
+    STORAGE = "storage"
+    NOTHING = "nothing"
+
+
+def doubt(wrong: bool, failures: int, files: int) -> Doubt:
+    """What a failed read says. `wrong`: other bytes came, or the file is not there; else there was no answer.
+    `failures`: of this copy so far; `files`: that failed on its storage lately."""
+    if files >= MANY:
+        return Doubt.STORAGE
+    return Doubt.COPY if wrong or failures >= SILENT else Doubt.NOTHING
 
 
 def days_for_a_pass(size: int, rate: int) -> float:

@@ -11,19 +11,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from lightkeeper.context import Context
-from lightkeeper.domain.auditing import Schedule, credit, days_for_a_pass, paid_for, schedule
+from lightkeeper.domain.auditing import WINDOW, Schedule, credit, days_for_a_pass, paid_for, schedule
 from lightkeeper.domain.catalog import Media, StorageElement
 from lightkeeper.domain.errors import LightkeeperError, NotFound, Refused, Unavailable, nearest
 from lightkeeper.domain.fixity import chunks_of, fixity_of
 from lightkeeper.domain.names import printable
 from lightkeeper.domain.states import Replica
 from lightkeeper.steps import manifests, markers
-from lightkeeper.store import catalog, db, invariants, topology, transfers, transitions
+from lightkeeper.store import catalog, db, invariants, suspicion, topology, transfers, transitions
 from lightkeeper.store import manifests as store_manifests
 from lightkeeper.store import scrub as passes
 from lightkeeper.store.catalog import Stored
 from lightkeeper.store.invariants import Violation
 from lightkeeper.store.scrub import Done, Piece, Progress
+from lightkeeper.store.suspicion import FailedRead
 
 PAGE = 5000
 LIMIT = 100
@@ -108,6 +109,8 @@ def _take_turn(ctx: Context, element: StorageElement, plan: Schedule, piece: Pie
             markers.ensure(ctx, element)  # raises when it is the storage, not the copy
             ctx.log.warning("copy cannot be read now", file=copy.path, at=element.name, why=error.message)
             unread += 1
+            with ctx.db.transaction() as conn:
+                suspicion.note(conn, FailedRead(copy.file_id, copy.storage_id, "scrub", error.message), WINDOW)
         else:
             read += copy.size
             if fault:
@@ -158,6 +161,7 @@ def suspect(ctx: Context, conn: db.Connection, element: StorageElement, copy: St
     if not transitions.move_replicas(conn, [replica], Replica.AVAILABLE, Replica.SUSPECT, fault):
         return False  # freed or found by another meanwhile
     transitions.remedied(conn, "file", [copy.file_id], f"its copy at {element.name} counts no more", fault)
+    suspicion.note(conn, FailedRead(*replica, "scrub", fault), WINDOW)
     catalog.recheck(conn, [replica])
     transfers.unsettle(conn, [copy.file_id])
     ctx.log.warning("copy is not in order", file=copy.path, at=element.name, why=fault)
@@ -295,6 +299,7 @@ def recheck(ctx: Context) -> int:
                     transitions.remedied(conn, "file", [copy.file_id], what, fault)
             else:
                 catalog.verified_again(conn, replica)
+                suspicion.forget(conn, replica)
                 for state in (Replica.SUSPECT, Replica.LOST):
                     transitions.move_replicas(conn, [replica], state, Replica.AVAILABLE, "read again, in order")
             transfers.unsettle(conn, [copy.file_id])

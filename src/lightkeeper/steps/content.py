@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from lightkeeper import __version__
 from lightkeeper.context import Context
+from lightkeeper.domain.auditing import WINDOW
 from lightkeeper.domain.catalog import Media, MetaValue, NewFile, SiteKind, StorageElement
 from lightkeeper.domain.errors import (
     Conflict,
@@ -35,12 +36,14 @@ from lightkeeper.domain.fixity import CHUNK, Sums, chunks_of, fixity_of
 from lightkeeper.domain.names import Fixity, Lfn, parse_lfn, printable
 from lightkeeper.domain.states import Replica
 from lightkeeper.ports import Entry, Storage
-from lightkeeper.steps import markers
+from lightkeeper.steps import markers, suspicion
 from lightkeeper.steps.transfer import ARRIVALS
-from lightkeeper.store import catalog, promotion, provenance, topology, transfers, transitions
+from lightkeeper.store import catalog, promotion, provenance, topology
+from lightkeeper.store import suspicion as store_suspicion
 from lightkeeper.store.catalog import FileRow
 from lightkeeper.store.db import Connection
 from lightkeeper.store.promotion import Held
+from lightkeeper.store.suspicion import FailedRead
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -121,6 +124,7 @@ def suspect(ctx: Context, lfn: str, storage: str, why: str) -> None:
         element = _element(topology.storages(conn), storage)
         if promotion.copy_at(conn, file.file_id, element.storage_id) is None:
             raise NotFound(f"{file.lfn} has no copy at {element.name}", hint=f"lightkeeper why {file.lfn}")
+        store_suspicion.note(conn, FailedRead(file.file_id, element.storage_id, "get", printable(why)), WINDOW)
         catalog.recheck(conn, [(file.file_id, element.storage_id)])
     ctx.log.warning("copy reported", file=file.lfn, at=element.name, why=printable(why))
 
@@ -182,14 +186,11 @@ def _chunks(
 def _did_not_read(ctx: Context, file: FileRow, element: StorageElement, error: LightkeeperError) -> LightkeeperError:
     """A copy that did not read counts no more until it is audited; a storage that does not answer says nothing."""
     ctx.log.warning("copy not read", file=file.lfn, at=element.name, why=error.message)
-    if not isinstance(error, Unavailable) and markers.is_there(ctx, element):
-        replica = (file.file_id, element.storage_id)
+    silent = isinstance(error, Unavailable)
+    if silent or markers.is_there(ctx, element):
         with ctx.db.transaction() as conn:
-            if transitions.move_replicas(conn, [replica], Replica.AVAILABLE, Replica.SUSPECT, error.message):
-                what = f"its copy at {element.name} counts no more"
-                transitions.remedied(conn, "file", [file.file_id], what, error.message)
-                transfers.unsettle(conn, [file.file_id])
-                catalog.recheck(conn, [replica])
+            read = FailedRead(file.file_id, element.storage_id, "get", error.message)
+            suspicion.failed(ctx, conn, read, wrong=not silent)
     return error
 
 

@@ -34,7 +34,7 @@ def write_due(ctx: Context) -> int:
     """Write a manifest on every storage where enough is due, or something for long enough; return how many."""
     with ctx.db.transaction() as conn:
         due = set(manifests.due(conn, LINES, ctx.settings.manifest_after, TAPE_AFTER))
-        elements = [s for s in topology.storages(conn) if s.enabled and s.storage_id in due]
+        elements = [s for s in topology.storages(conn) if s.readable and s.write and s.storage_id in due]
     return sum(_is_written(ctx, element) for element in elements)
 
 
@@ -100,7 +100,7 @@ def notice_newer(ctx: Context, element: StorageElement) -> bool:
 def look_for_newer(ctx: Context) -> None:
     """At the start of a program, before anything may be deleted: see whether the catalogue is behind a storage."""
     with ctx.db.transaction() as conn:
-        elements = [s for s in topology.storages(conn) if s.enabled]
+        elements = [s for s in topology.storages(conn) if s.readable]
     for element in elements:
         try:
             markers.ensure(ctx, element, write=False)

@@ -22,10 +22,12 @@ from lightkeeper.domain.errors import Conflict, Corrupt, LightkeeperError, NotFo
 from lightkeeper.domain.fixity import chunks_of, fixity_of
 from lightkeeper.domain.names import Fixity, Lfn, printable
 from lightkeeper.domain.provenance import RanActivity
-from lightkeeper.domain.states import Health, Job, Pilot, Replica
+from lightkeeper.domain.states import Health, Job, Pilot
 from lightkeeper.domain.work import ExpectedOutput, JobInput, JobOrder, JobRecipe
 from lightkeeper.ports import PilotOrder, Storage
+from lightkeeper.steps import suspicion
 from lightkeeper.store import catalog, db, promotion, provenance, stage, topology, transfers, transitions, work
+from lightkeeper.store.suspicion import FailedRead
 from lightkeeper.store.work import CompletingJob, PilotRow
 
 JOBS = "/.lightkeeper/jobs"
@@ -111,18 +113,18 @@ def finish(ctx: Context, pilot: PilotRow, job_id: int, report: Mapping[str, Any]
         kept = {key: report[key] for key in ("storage", "outputs", "provenance")}
         if not work.reported(conn, job_id, pilot.pilot_id, kept):
             raise Refused(f"job {job_id} is not this pilot's any more")
-        _suspect(conn, job_id, report["bad_replicas"])
+        _suspect(ctx, conn, job_id, report["bad_replicas"])
     accept(ctx, job_id)
 
 
 def report_failure(ctx: Context, pilot: PilotRow, job_id: int, report: Mapping[str, Any]) -> None:
     """A pilot says that a job failed. `report`: minor_status, application_status, exit_code, log, and bad_replicas
-    [{lfn, storage, why}]: copies that did not read as the catalogue says; they count no more until they are audited."""
+    [{lfn, storage, why, silent}]: copies that did not read as the catalogue says, or gave no answer."""
     with ctx.db.transaction() as conn:
         if job_id not in work.jobs_on_pilots(conn, [pilot.pilot_id]):
             raise Refused(f"job {job_id} is not this pilot's any more")
         work.put_log(conn, job_id, _tail(str(report.get("log", ""))))
-        _suspect(conn, job_id, report["bad_replicas"])
+        _suspect(ctx, conn, job_id, report["bad_replicas"])
     fail(ctx, job_id, report["minor_status"], report["application_status"], report.get("exit_code"))
 
 
@@ -132,7 +134,7 @@ def goodbye(ctx: Context, pilot: PilotRow) -> None:
         transitions.move(conn, [pilot.pilot_id], Pilot.RUNNING, Pilot.ENDED)
 
 
-def _suspect(conn: db.Connection, job_id: int, bad_replicas: Sequence[Mapping[str, str]]) -> None:
+def _suspect(ctx: Context, conn: db.Connection, job_id: int, bad_replicas: Sequence[Mapping[str, Any]]) -> None:
     """Copies of the job's own inputs that its pilot could not read count no more until they are audited."""
     if not bad_replicas:
         return
@@ -140,11 +142,8 @@ def _suspect(conn: db.Connection, job_id: int, bad_replicas: Sequence[Mapping[st
     storages = {s.name: s.storage_id for s in topology.storages(conn)}
     for bad in bad_replicas:
         if bad["lfn"] in ids and bad["storage"] in storages:
-            replica = (ids[Lfn(bad["lfn"])], storages[bad["storage"]])
-            if transitions.move_replicas(conn, [replica], Replica.AVAILABLE, Replica.SUSPECT, bad["why"]):
-                transitions.remedied(
-                    conn, "file", [replica[0]], f"its copy at {bad['storage']} counts no more", bad["why"]
-                )
+            told = FailedRead(ids[Lfn(bad["lfn"])], storages[bad["storage"]], f"job {job_id}", bad["why"])
+            suspicion.failed(ctx, conn, told, wrong=not bad["silent"])
     transfers.unsettle(conn, list(ids.values()))
 
 

@@ -19,11 +19,11 @@ from lightkeeper.context import Context
 from lightkeeper.domain.catalog import StorageElement
 from lightkeeper.domain.errors import Corrupt, LightkeeperError, NotFound, Offline, Unavailable
 from lightkeeper.domain.fixity import chunks_of, fixity_of
-from lightkeeper.domain.states import Replica
 from lightkeeper.domain.transferring import LinkLimit, Load, in_turn, next_attempt, next_stream
 from lightkeeper.ports import Copied, Copy, RenamingStorage, Storage
-from lightkeeper.steps import markers
+from lightkeeper.steps import markers, suspicion
 from lightkeeper.store import db, meters, stage, topology, transfers, transitions
+from lightkeeper.store.suspicion import FailedRead
 from lightkeeper.store.transfers import ClaimedTransfer, Failure
 
 ARRIVALS = "/.lightkeeper/arrivals"
@@ -286,8 +286,9 @@ def _record(
             if isinstance(error, Offline):
                 stage.went_offline(conn, transfer.file_id, transfer.source_id)
             if source_fault:
-                replica = (transfer.file_id, transfer.source_id)
-                transitions.move_replicas(conn, [replica], Replica.AVAILABLE, Replica.SUSPECT, source_fault)
+                reader = f"transfer {transfer.transfer_id}"
+                read = FailedRead(transfer.file_id, transfer.source_id, reader, source_fault)
+                suspicion.failed(ctx, conn, read, wrong=True)
             wait = next_attempt(error, transfer.attempts, ctx.settings.transfer_attempts, ctx.settings.retry_after)
             failures.append(Failure(transfer, error.message, wait))
             if wait is not None:

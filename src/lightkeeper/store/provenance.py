@@ -120,6 +120,23 @@ def ancestry(conn: Connection, file_id: int) -> list[Step]:
     )
 
 
+def makers(conn: Connection, file_ids: Sequence[int]) -> dict[int, str]:
+    """In words, the task that made each of these files; those that no task made are left out."""
+    found = conn.execute(
+        """
+        SELECT f.file_id, 'task ' || task.task_id || ' of ' || t.name
+          FROM file f
+          JOIN activity a USING (activity_id)
+          JOIN job USING (job_id)
+          JOIN task USING (task_id)
+          JOIN transformation t USING (transformation_id)
+         WHERE f.file_id = ANY(%s)
+        """,
+        (list(file_ids),),
+    ).fetchall()
+    return dict(found)
+
+
 def lineage_depth(conn: Connection) -> int:
     """The greatest number of activities between any file and the raw files it was made from."""
     return (

@@ -118,7 +118,7 @@ def _replica(text: str) -> Replica:
 
 
 # --- transfers -------------------------------------------------------------------------------------------------
-def add_transfers(conn: Connection, wanted: Sequence[tuple[int, int, int, int]]) -> int:
+def add_transfers(conn: Connection, wanted: Sequence[tuple[int, int, int | None, int]]) -> int:
     """Queue copies as (file, target storage, policy, priority); one that is under way already is not doubled."""
     added = conn.execute(
         """

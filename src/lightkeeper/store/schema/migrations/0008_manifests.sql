@@ -24,6 +24,18 @@ CREATE TABLE manifest (
     PRIMARY KEY (storage_id, stamp)
 );
 
+-- Reads of copies that failed, whoever read: jobs, people, transfers, the scrub. They leave when the copy was read again
+-- and is in order, and after thirty days.
+CREATE TABLE read_failure (
+    at         timestamptz NOT NULL DEFAULT now(),
+    file_id    bigint NOT NULL,
+    storage_id smallint NOT NULL,
+    reader     text NOT NULL,                       -- 'job 12', 'transfer 3', 'get', 'scrub'
+    why        text NOT NULL
+);
+CREATE INDEX read_failure_copy ON read_failure (storage_id, file_id);
+CREATE INDEX read_failure_time ON read_failure (storage_id, at);
+
 -- Times during which the catalogue was behind its storages, after a backup was restored: nothing is deleted then.
 CREATE TABLE recovery (
     recovery_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
