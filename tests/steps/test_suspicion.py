@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import World
-from tests.steps.test_audit import flip, heal_copies, names, on_disk, scrub_now
+from tests.steps.test_audit import an_hour_ago, flip, heal_copies, names, on_disk, scrub_now
 
 from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.domain.auditing import MANY, SILENT, Doubt, doubt
