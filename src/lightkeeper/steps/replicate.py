@@ -4,13 +4,15 @@ Before: a file was registered, or one of its copies changed.    After: transfer.
 Worker: whenever something is unsettled. Safe to run twice: a transfer or intent that exists is not doubled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from lightkeeper.context import Context
+from lightkeeper.domain.catalog import StorageElement
 from lightkeeper.domain.policy import MIN_COPIES_TO_FREE, FileCopies, FilePlan, Policy, copies_left_of, plan_file
 from lightkeeper.store import catalog, db, deletions, recovery, stage, topology, transfers
+from lightkeeper.store.db import Connection
 from lightkeeper.store.deletions import NewIntent
 from lightkeeper.store.sets import share_policies
 
@@ -29,7 +31,7 @@ def _settle(ctx: Context) -> int:
         topology.hold_room(conn)
         storages = {s.storage_id: s for s in topology.storages(conn)}
         now = db.now(conn)
-        files = transfers.take_unsettled(conn, BATCH)
+        files = _turned_away(conn, transfers.take_unsettled(conn, BATCH), storages)
         policies = {p.policy_id: p for p in topology.policies(conn)}
         plans: list[tuple[FileCopies, FilePlan]] = []
         for file in files:
@@ -80,6 +82,17 @@ def _settle(ctx: Context) -> int:
     for reason in blocked:
         ctx.log.warning("copies blocked", why=reason, files=sum(plan.blocked == reason for _, plan in plans))
     return len(files)
+
+
+def _turned_away(
+    conn: Connection, files: Sequence[FileCopies], storages: Mapping[int, StorageElement]
+) -> list[FileCopies]:
+    """`files` without the transfers that wait for a storage which takes nothing now: another place is looked for."""
+    away = [(file.file_id, s) for file in files for s in file.arriving if not storages[s].writable]
+    given_up = transfers.turn_away(conn, away) if away else set[tuple[int, int]]()
+    return [
+        replace(file, arriving=tuple(s for s in file.arriving if (file.file_id, s) not in given_up)) for file in files
+    ]
 
 
 def _freeing(file_id: int, storage_id: int, by: Policy, policies: Sequence[Policy]) -> NewIntent:

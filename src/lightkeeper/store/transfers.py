@@ -414,6 +414,23 @@ def no_longer_wanted(conn: Connection, file_ids: Sequence[int]) -> None:
     move(conn, waiting, Transfer.WAITING, Transfer.FAILED, "its file is Removed")
 
 
+def turn_away(conn: Connection, wanted: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
+    """Give up those of these transfers, named by (file, target storage), that wait; which they are. It does not speak
+    against their targets later that nobody could write there now."""
+    found = conn.execute(
+        """
+        UPDATE transfer t SET attempts = 0
+          FROM unnest(%s::bigint[], %s::smallint[]) AS w (file_id, target_id)
+         WHERE t.file_id = w.file_id AND t.target_id = w.target_id AND t.state = 'Waiting'
+     RETURNING t.transfer_id, t.file_id, t.target_id
+        """,
+        ([file_id for file_id, _ in wanted], [target_id for _, target_id in wanted]),
+    ).fetchall()
+    why = "its target takes nothing now; another place is looked for"
+    moved = set(move(conn, [i for i, _, _ in found], Transfer.WAITING, Transfer.FAILED, why))
+    return {(file_id, target_id) for i, file_id, target_id in found if i in moved}
+
+
 TAKEN_OVER = 5
 """What was left by so many attempts before the present one is taken over by it."""
 
