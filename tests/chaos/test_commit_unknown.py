@@ -16,7 +16,7 @@ from tests.conftest import World
 from tests.engines.proxy import Commits, cutting_commits
 
 from lightkeeper.context import Context
-from lightkeeper.steps import audit, delete, heal, ingest, replicate, transfer
+from lightkeeper.steps import audit, delete, heal, ingest, manifests, replicate, transfer
 from lightkeeper.store.db import Database
 
 SEED = int(os.environ.get("LIGHTKEEPER_TEST_SEED", "1"))
@@ -30,6 +30,7 @@ DUTIES = (
     delete.delete,
     audit.recheck,
     heal.release_abandoned,
+    manifests.write_due,
 )
 
 

@@ -17,7 +17,7 @@ from tests.chaos.daemon import TREE, command
 from tests.conftest import World, build_world
 from tests.engines.disks import PoweredDisk
 
-from lightkeeper.steps import heal, ingest, replicate, transfer
+from lightkeeper.steps import heal, ingest, manifests, replicate, transfer
 from lightkeeper.store.db import Database
 
 SEED = int(os.environ.get("LIGHTKEEPER_TEST_SEED", "1"))
@@ -91,6 +91,7 @@ def recovers(world: World, path: str) -> None:
     for _ in range(2):
         world.ingest()
         world.settle()
+        manifests.write_due(world.ctx)
         pass_time(world, hours=1)
     copies = world.copies(path)
     assert len(copies) == 2, f"{path}: {copies}"

@@ -20,7 +20,7 @@ from tests.engines.disks import Disk, small_disk
 
 from lightkeeper.context import Context
 from lightkeeper.domain.errors import LightkeeperError
-from lightkeeper.steps import audit, delete, heal, ingest, replicate, transfer
+from lightkeeper.steps import audit, delete, heal, ingest, manifests, replicate, transfer
 from lightkeeper.store import postgres
 from lightkeeper.store.db import Database
 from lightkeeper.store.schema import migrate
@@ -34,6 +34,7 @@ DUTIES = (
     delete.delete,
     audit.recheck,
     heal.release_abandoned,
+    manifests.write_due,
 )
 
 

@@ -1,6 +1,7 @@
 """What storages behind a network have in common: which names they take, and reading that survives a lost connection."""
 
 import io
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,6 +16,9 @@ ANSWER_SECONDS = 30.0
 CONNECTIONS = 16
 BUFFER = 1 << 20
 STALE_SECONDS = 3600.0
+SLOWEST = 1024
+"""Bytes per second: a storage that gives fewer for SLOW_SECONDS does not answer, although it says something."""
+SLOW_SECONDS = 60.0
 
 _SKIP = 256 << 10  # a gap up to this is read over: cheaper than a new request
 _TRIES = 2
@@ -64,12 +68,25 @@ class Stream(Protocol):
         ...
 
 
+class Hanging(Unavailable):
+    """A storage that says something, but so slowly that to ask again does not help."""
+
+
 class RemoteFile(io.RawIOBase):
     """A remote file of a known size, seekable. `open_at` opens its bytes from a position on; it must see to it that
     they are the same content each time. A stream that ends early is opened again where it ended; when that brings no
-    byte either, Unavailable is raised: a read never looks like the end of the file when it is not."""
+    byte either, or a stream hardly moves, Unavailable is raised: a read never looks like the end of the file when it is
+    not, and comes to an end."""
 
-    def __init__(self, what: str, size: int, open_at: Callable[[int], Stream], first: Stream) -> None:
+    def __init__(
+        self,
+        what: str,
+        size: int,
+        open_at: Callable[[int], Stream],
+        first: Stream,
+        *,
+        slow_seconds: float = SLOW_SECONDS,
+    ) -> None:
         super().__init__()
         self._what = what
         self._size = size
@@ -78,6 +95,9 @@ class RemoteFile(io.RawIOBase):
         self._at = 0  # position of the stream, rest included
         self._rest = memoryview(b"")
         self._position = 0
+        self._slow_seconds = slow_seconds
+        self._waited = 0.0  # for the last `_got` bytes
+        self._got = 0
 
     def readable(self) -> bool:
         """It is."""
@@ -132,6 +152,9 @@ class RemoteFile(io.RawIOBase):
                 if self._advance(self._stream):
                     return
                 failure = None
+            except Hanging:
+                self._drop()
+                raise
             except Unavailable as error:
                 failure = error
             self._drop()
@@ -147,10 +170,24 @@ class RemoteFile(io.RawIOBase):
             self._at += skip
             if self._rest:
                 return True
+            began = time.monotonic()
             try:
                 self._rest = memoryview(next(stream))
             except StopIteration:
                 return False
+            self._must_not_be_slow(time.monotonic() - began, len(self._rest))
+
+    def _must_not_be_slow(self, waited: float, got: int) -> None:
+        self._waited += waited
+        self._got += got
+        if self._waited < self._slow_seconds:
+            return
+        if self._got < SLOWEST * self._waited:
+            raise Hanging(
+                f"{self._what} came at {self._got / self._waited:.0f} bytes per second",
+                hint="look at the storage's server; what waits is tried again",
+            )
+        self._waited, self._got = 0.0, 0
 
     def _drop(self) -> None:
         if self._stream is not None:

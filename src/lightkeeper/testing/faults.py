@@ -81,11 +81,13 @@ def _with_one_byte_flipped(chunk: bytes) -> bytes:
 
 
 class Network:
-    """Which storages nobody reaches now. `driver` is for `Context.storage_drivers`: a storage of another driver that
-    does not answer while its name is in `cut`, also in the middle of a file."""
+    """Which storages nobody reaches now, and which are full. `driver` is for `Context.storage_drivers`: a storage of
+    another driver that does not answer while its name is in `cut`, also in the middle of a file, and takes nothing
+    while it is in `full`."""
 
     def __init__(self) -> None:
         self.cut: set[str] = set()
+        self.full: set[str] = set()
 
     def driver(self, inner: Callable[[str, str], Storage]) -> Callable[[str, str], Storage]:
         """The maker of storages behind this network."""
@@ -96,12 +98,18 @@ class Network:
         if name in self.cut:
             raise Unavailable(f"storage {name} does not answer", hint="look at its network")
 
+    def check_room(self, name: str) -> None:
+        """Raise Unavailable when the storage is full."""
+        if name in self.full:
+            raise Unavailable(f"storage {name} is full", hint="free space")
+
 
 class _Behind:
     """A storage behind a network."""
 
     def __init__(self, network: Network, name: str, storage: Storage) -> None:
         self._check = lambda: network.check(name)
+        self._check_room = lambda: network.check_room(name)
         self._storage = storage
         if isinstance(storage, PosixStorage):
             self.local_path = storage.local_path  # what lies on site is looked at without a network
@@ -139,6 +147,7 @@ class _Behind:
     def _checked(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
             self._check()
+            self._check_room()
             yield chunk
         self._check()
 
