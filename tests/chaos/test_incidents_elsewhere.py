@@ -85,10 +85,10 @@ def test_a_file_that_could_be_copied_nowhere_for_a_day_is_copied_when_it_can_be(
     away = [(world.root / name, world.root / f"{name} away") for name in ("north", "east", "south")]
     for here, there in away:
         here.rename(there)
-    for _ in range(48):
+    for _ in range(8):
         world.settle()
         heal.release_abandoned(world.ctx)
-        pass_time(world, minutes=30)
+        pass_time(world, hours=3)
     assert set(world.copies(FILE)) == {"mountain"}
     for here, there in away:
         there.rename(here)
