@@ -13,7 +13,6 @@ from psycopg.errors import UniqueViolation
 from psycopg.sql import SQL, Identifier
 from tests.conftest import World
 
-
 FAR = timedelta(days=100_000)
 
 
