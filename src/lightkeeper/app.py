@@ -24,14 +24,16 @@ def make_context(
     """
     migrate(database_url)
     observatories = tuple(plug_in() for _, plug_in in sorted(_installed("observatory").items()))
+    movers = _installed("mover")
     context = Context(
         db=Database(database_url).open(),
         settings=settings,
         log=log or make_log(settings),
         storage_drivers=_installed("storage"),
-        mover=mover or _installed("mover")["tpc"](),
+        mover=mover or movers["tpc"](),
         executors={name: plug_in() for name, plug_in in _installed("executor").items()},
         observatories=observatories,
+        services={name: movers[name] for name in ("fts",) if name in movers},
     )
     try:
         _ = context.product_readers

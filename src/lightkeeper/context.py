@@ -1,7 +1,7 @@
 """What every step is given: database, settings, plug-ins, log. Made once by `app`, frozen."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from lightkeeper.domain.catalog import StorageElement
@@ -56,6 +56,16 @@ class Context:
     mover: Mover
     executors: Mapping[str, Executor]
     observatories: tuple[Observatory, ...]
+    services: Mapping[str, Callable[[str], Mover]] = field(default_factory=dict[str, Callable[[str], Mover]])
+
+    def mover_to(self, target: StorageElement) -> Mover:
+        """What makes copies to a storage: the transfer service that its attribute `fts` names, else the mover."""
+        address = target.attributes.get("fts", "")
+        if not address:
+            return self.mover
+        if "fts" not in self.services:
+            raise NotFound(f"storage {target.name} is reached through FTS, whose plug-in is not installed")
+        return self.services["fts"](address)
 
     def storage(self, element: StorageElement) -> Storage:
         """The plug-in that speaks to a storage element."""

@@ -159,6 +159,7 @@ def _carried(ctx: Context, stream: list[ClaimedTransfer], way: _Way) -> Iterator
     """Bring each copy and read it back; it is complete under its name when it is told to have come."""
     try:
         source, target = ctx.storage(way.source), ctx.storage(way.target)
+        mover = ctx.mover_to(way.target)
         markers.ensure(ctx, way.target)  # else the copies would lie below the mount point, and count
     except LightkeeperError as error:
         yield stream[0], error
@@ -181,7 +182,7 @@ def _carried(ctx: Context, stream: list[ClaimedTransfer], way: _Way) -> Iterator
         for arrival, transfer in transfers_of.items()
     ]
     verified: list[tuple[str, str]] = []
-    with closing(ctx.mover.carry(copies)) as outcomes:
+    with closing(mover.carry(copies)) as outcomes:
         for ended in outcomes:
             transfer = transfers_of[ended.copy.target_path]
             error = _what_went_wrong(ended, transfer, way)
