@@ -301,13 +301,18 @@ class Client:
         """One rule, and how far it is."""
         return self._get("rules/show", name=name)
 
-    def explain_rule(self, name: str) -> dict[str, Any]:
-        """A rule, its transfers, why copies are missing, and how long it will take."""
-        return self._get("rules/explain", name=name)
+    def explain_rule(self, name: str, lfn: str | None = None) -> dict[str, Any]:
+        """A rule, its transfers, and why copies are missing, of all its files or of one."""
+        return self._get("rules/explain", name=name, **({} if lfn is None else {"lfn": lfn}))
 
     def add_rule(self, name: str, query: Query, copies: int, *, dry_run: bool = False, **more: Any) -> dict[str, Any]:
-        """Add a rule, with `at`, `media`, `min_distance`, `priority`, `lifetime`; copies and bytes to be made."""
+        """Add a rule, with `files`, `at`, `media`, `min_distance`, `priority`, `lifetime`, `source`, `retention`,
+        `protect`, `quota`, `deadline`, `activity`; copies and bytes to be made."""
         return self._post("rules", {"name": name, "query": query, "copies": copies, "dry_run": dry_run, **more})
+
+    def release_rule(self, name: str, by: str, *, dry_run: bool = False) -> dict[str, Any]:
+        """Agree that a rule does not protect its copies any more; who has, and whether they are enough."""
+        return self._post("rules/release", {"name": name, "by": by, "dry_run": dry_run})
 
     def remove_rule(self, name: str, *, dry_run: bool = False) -> int:
         """Withdraw a rule; how many transfers are given up."""

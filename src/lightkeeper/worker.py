@@ -61,6 +61,7 @@ def duties(ctx: Context, api_url: str) -> list[Duty]:
         Duty("compare", compare.compare_due, 600),
         Duty("manifests", manifests.write_due, 20, ("manifests",)),
         Duty("rules", rules.withdraw_expired, 60),
+        Duty("deadlines", rules.watch_deadlines, 60),
         Duty("abandoned", heal.release_abandoned, 2),
         Duty("temporaries", heal.clear_temporaries, 600),
         Duty("heal", heal.look_after_work, 5, ("task", "input")),

@@ -104,7 +104,7 @@ def test_copies_read_back_weeks_ago_are_read_again_before_the_site_is_freed(worl
     assert audit.recheck(world.ctx) == 2
     world.settle()
     assert "mountain" not in world.copies(FILE)
-    assert report.why_file(world.ctx, FILE).blocked == ""
+    assert report.why_file(world.ctx, FILE).waits == []
 
 
 def test_nothing_is_deleted_while_only_one_centre_can_take_copies(world: World):
@@ -116,7 +116,7 @@ def test_nothing_is_deleted_while_only_one_centre_can_take_copies(world: World):
     world.ingest()
     world.settle()
     assert world.copies(FILE) == {"mountain": "Available", "north": "Available"}
-    assert "only 1 can hold one" in report.why_file(world.ctx, FILE).blocked
+    assert "only 1 can hold one" in report.why_file(world.ctx, FILE).waits[0]
     topology.apply(world.ctx, TOPOLOGY.replace("ROOT", str(world.root)))
     world.settle()
     assert "mountain" not in world.copies(FILE), "when the centres are back it goes on by itself"
@@ -182,7 +182,7 @@ def test_a_crash_between_unlink_and_commit_ends_in_the_same_state(world: World, 
     assert world.copies(FILE)["mountain"] == "Deleting", "it must not count as a copy"
     world.settle()
     assert "mountain" not in world.copies(FILE)
-    assert report.why_file(world.ctx, FILE).blocked == ""
+    assert report.why_file(world.ctx, FILE).waits == []
     assert world.value("SELECT state::text FROM intent") == "Done"
 
 

@@ -5,6 +5,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.tree import Tree
 
 from lightkeeper.cli import content, registered
@@ -115,10 +116,8 @@ def tell(story: dict[str, Any]) -> None:
             f"  copy at {copy['storage']} ({copy['site']}): {copy['state']}, "
             f"read back {cell('at', copy['verified_at'])}"
         )
-    for transfer in story["under_way"]:
-        out.print(f"  copy to {transfer['target']}: {transfer['state']} {transfer['error'] or ''}")
-    if story["blocked"]:
-        out.print(f"  [yellow]waits:[/] {story['blocked']}")
+    for sentence in story["waits"]:
+        out.print(f"  [yellow]waits:[/] {escape(sentence)}", soft_wrap=True)
     steps = {step["file_id"]: step for step in story["made_from"]}
     out.print(_tree(of["file_id"], steps, None), soft_wrap=True)
 

@@ -243,6 +243,7 @@ class Replica:
     state: ReplicaState
     verified_at: datetime
     state_since: datetime
+    written_at: datetime = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,60 @@
 """What a class of files is owed, and what follows from what is there: copies to make, replicas to free."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import combinations
 from math import asin, cos, radians, sin, sqrt
 from typing import Any
 
-from lightkeeper.domain.catalog import Media, Replica, SiteKind, StorageElement
+from lightkeeper.domain.catalog import KeyLevel, Media, Replica, SiteKind, StorageElement, Vocabulary
+from lightkeeper.domain.errors import Invalid
 from lightkeeper.domain.expressions import meant, parse_expression
+from lightkeeper.domain.query import And, FileCondition, Op, Query, Word, all_of, glob_to_like
 from lightkeeper.domain.states import Health
 from lightkeeper.domain.states import Replica as ReplicaState
+from lightkeeper.domain.units import readable_bytes
 
 MIN_COPIES_TO_FREE = 2
 """However small a policy's number of copies: an on-site replica goes only when so many data centres have verified
 copies (I2)."""
 MAX_VERIFY_AGE = timedelta(days=7)
 """A copy verified longer ago is no evidence for a deletion (I2)."""
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """How the files of a policy are found: by keys of their sets and their own, compiled, and by LIKE patterns of
+    scopes. Without `set_query` its files are listed one by one."""
+
+    set_query: str | None = None
+    file_query: str | None = None
+    scopes: tuple[str, ...] | None = None
+
+
+def members_of(query: Query, vocabulary: Vocabulary) -> Members:
+    """How files that the query means are found, also those that come later: by metadata keys and by one condition on
+    scopes. Raises Invalid for a query that asks for anything else."""
+    parts = query.tree.parts if isinstance(query.tree, And) else (query.tree,)
+    on_scope = [
+        part
+        for part in parts
+        if isinstance(part, FileCondition) and part.word is Word.SCOPE and part.op in (Op.EQ, Op.IN, Op.LIKE)
+    ]
+    keys = Query(all_of(part for part in parts if part not in on_scope))
+    try:
+        set_query, file_query = keys.jsonpath(vocabulary, KeyLevel.SET), keys.jsonpath(vocabulary, KeyLevel.FILE)
+    except Invalid as error:
+        raise Invalid(
+            error.message,
+            hint="files that come later are found by metadata keys and by 'scope = NAME', joined by 'and'; "
+            "for the files that are there now freeze a dataset of them and say 'dataset = NAME'",
+        ) from None
+    if len(on_scope) > 1:
+        raise Invalid("one condition on scopes is enough", hint="scope in [acada, simulation]")
+    scopes = [str(v) for part in on_scope for v in (part.value if part.op is Op.IN else [part.value])]
+    return Members(set_query or "true", file_query, tuple(map(glob_to_like, scopes)) if on_scope else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +62,8 @@ class Policy:
     """`copies` verified copies on `media` at distinct data centres; then, if wanted, the on-site replica goes.
 
     `at` is a storage expression that says where (empty: anywhere), `min_distance` the km that lie between any two of
-    the file's data centres at least.
+    the file's data centres at least. `source` is one that says where copies are made from. Copies stay `retention`
+    from when they are made; those of a `protected` policy are not deleted at all. `quota` is in bytes.
     """
 
     policy_id: int
@@ -40,6 +79,16 @@ class Policy:
     expires: datetime | None = None
     remove_after: timedelta | None = None
     """Its files are Removed when they are so old, if every policy that they fall under says so."""
+    source: str = ""
+    activity: str = "preservation"
+    retention: timedelta = timedelta(0)
+    protected: bool = False
+    quota: int | None = None
+    deadline: datetime | None = None
+    created: datetime = _LONG_AGO
+    withdrawn: datetime | None = None
+    used: int = 0
+    """Bytes of its copies, there or under way; counted only when there is a quota."""
 
     def takes(self, storage: StorageElement) -> bool:
         """Whether a copy on this storage is one that the policy asks for."""
@@ -48,6 +97,24 @@ class Policy:
             and storage.media is self.media
             and (not self.at or meant(parse_expression(self.at), storage))
         )
+
+    def copies_from(self, storage: StorageElement) -> bool:
+        """Whether its copies may be made from this storage."""
+        return not self.source or meant(parse_expression(self.source), storage)
+
+    def holds(self, replica: Replica, storage: StorageElement, now: datetime) -> str:
+        """Why a copy may not be deleted by any means, because of this policy; empty when it may. Also a policy that
+        was withdrawn holds its copies for its retention."""
+        if not self.takes(storage):
+            return ""
+        if self.protected:
+            return f"rule {self.name} protects it"
+        until = max(self.created, replica.written_at) + self.retention
+        return f"rule {self.name} keeps it until {until:%Y-%m-%d %H:%M} UTC" if self.retention and now < until else ""
+
+    def room_for(self, size: int) -> bool:
+        """Whether one more copy of so many bytes stays within the quota."""
+        return self.quota is None or self.used + size <= self.quota
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +165,11 @@ def plan_file(
     policies: Sequence[Policy], file: FileCopies, storages: Mapping[int, StorageElement], now: datetime
 ) -> FilePlan:
     """What all its policies ask for together. One copy may count for several; nothing is freed on site before every
-    one of them is fulfilled."""
+    one of them is fulfilled.
+
+    Policies that copy from anywhere come first: what they make is what the others copy from.
+    """
+    policies = sorted((p for p in policies if p.withdrawn is None), key=lambda policy: bool(policy.source))
     copy_to: list[tuple[int, Policy]] = []
     plans: list[CopyPlan] = []
     for policy in policies:
@@ -123,6 +194,54 @@ def plan_file(
     )
 
 
+class Planner:
+    """Plans many files. Those whose copies are in the same state under the same policies get the same plan, which is
+    made once; bytes that are planned count against quotas, of policies and of storages, at once."""
+
+    def __init__(self, policies: Iterable[Policy], storages: Mapping[int, StorageElement], now: datetime) -> None:
+        self.policies = {policy.policy_id: policy for policy in policies}
+        self._storages = dict(storages)
+        self._now = now
+        self._thrifty = any(s.quota is not None for s in storages.values())
+        self._known: dict[FileCopies, FilePlan] = {}
+
+    def plan(self, file: FileCopies) -> FilePlan:
+        """What all the file's policies ask for together."""
+        mine = self.policies_of(file)
+        alike = self._alike(file, mine)
+        plan = self._known.get(alike)
+        if plan is None:
+            plan = self._known[alike] = plan_file(mine, file, self._storages, self._now)
+        for storage_id, policy in plan.copy_to:
+            storage = self._storages[storage_id]
+            if policy.quota is not None:
+                self.policies[policy.policy_id] = replace(policy, used=self.policies[policy.policy_id].used + file.size)
+                self._known.clear()
+            if storage.quota is not None:
+                self._storages[storage_id] = replace(storage, used=storage.used + file.size)
+                self._known.clear()
+        return plan
+
+    def policies_of(self, file: FileCopies) -> list[Policy]:
+        """Those that the file falls under."""
+        return [self.policies[i] for i in file.policies if i in self.policies]
+
+    def _alike(self, file: FileCopies, policies: Sequence[Policy]) -> FileCopies:
+        """The file without everything that its plan does not depend on."""
+        patient = any(policy.min_age for policy in policies)
+        thrifty = self._thrifty or any(policy.quota is not None for policy in policies)
+        replicas = tuple(
+            replace(
+                replica,
+                verified_at=_LONG_AGO if _is_old(replica, self._now) else self._now,
+                state_since=replica.state_since if patient else self._now,
+                written_at=_LONG_AGO,
+            )
+            for replica in file.replicas
+        )
+        return replace(file, file_id=0, replicas=replicas, size=file.size if thrifty else 0)
+
+
 def plan_copies(policy: Policy, file: FileCopies, storages: Mapping[int, StorageElement], now: datetime) -> CopyPlan:
     """The difference between what one policy asks for and what is there.
 
@@ -143,9 +262,19 @@ def plan_copies(policy: Policy, file: FileCopies, storages: Mapping[int, Storage
     sources = [storages[r.storage_id] for r in file.replicas if _is_ok(r)]
     if not sources:
         return CopyPlan(blocked="no verified copy is left to copy from")
-    if not any(source.readable for source in sources):
-        names = ", ".join(sorted(source.name for source in sources))
+    allowed = [source for source in sources if policy.copies_from(source)]
+    if not allowed:
+        if any(policy.copies_from(storages[s]) for s in file.arriving):
+            return CopyPlan()
+        return CopyPlan(blocked=f"policy {policy.name} copies only from {policy.source}, where no verified copy is")
+    if not any(source.readable for source in allowed):
+        names = ", ".join(sorted(source.name for source in allowed))
         return CopyPlan(blocked=f"its copies are where nothing can be read now: {names}")
+    if policy.quota is not None:
+        room = (policy.quota - policy.used) // max(file.size, 1)
+        if room < 1:
+            return CopyPlan(blocked=f"the quota of policy {policy.name}, {readable_bytes(policy.quota)}, is used up")
+        missing = min(missing, room)
     targets = _targets(policy, file, storages, missing)
     blocked = ""
     if (off_site and len(targets) < missing) or not targets:
@@ -231,6 +360,13 @@ def distance(one: StorageElement, other: StorageElement) -> float | None:
     return 2 * EARTH * asin(min(1.0, sqrt(h)))
 
 
+def held(file: FileCopies, policies: Iterable[Policy], storages: Mapping[int, StorageElement], now: datetime) -> str:
+    """Why a copy of the file may not be deleted by any means, because a policy protects it or its retention is not
+    over; empty when every copy may."""
+    told = (p.holds(r, storages[r.storage_id], now) for p in policies for r in file.replicas)
+    return next((why for why in told if why), "")
+
+
 def may_free(
     file: FileCopies, storage_id: int, copies: int, storages: Mapping[int, StorageElement], now: datetime
 ) -> str:
@@ -250,15 +386,21 @@ def may_delete(
 ) -> str:
     """Why the copy at `storage_id` may not be deleted now; empty when it may (I1, I2).
 
-    Without it everything that `policies`, those of the file, ask for must still be there, and `copies_left_of` them at
-    distinct data centres, verified lately. Of a Removed file every copy may go. Who reads the copy now is not asked.
+    None of `policies`, those of the file, protects it or still keeps it. Without it everything that they ask for must
+    still be there, and `copies_left_of` them at distinct data centres, verified lately. Of a Removed file every copy
+    may go. Who reads the copy now is not asked.
     """
-    if all(replica.storage_id != storage_id for replica in file.replicas):
+    here = tuple(replica for replica in file.replicas if replica.storage_id == storage_id)
+    if not here:
         return f"there is no copy at {storages[storage_id].name}"
+    if why := held(replace(file, replicas=here), policies, storages, now):
+        return why
     if file.removed:
         return ""
     left = without(file, {storage_id})
     for policy in policies:
+        if policy.withdrawn is not None:
+            continue
         if missing := _missing_of(policy, left, storages):
             return missing
     if storages[storage_id].site_kind is SiteKind.OBSERVATORY:
@@ -274,7 +416,7 @@ def without(file: FileCopies, storage_ids: Container[int]) -> FileCopies:
 def copies_left_of(policies: Sequence[Policy]) -> int:
     """How many data centres must have a copy of a file when another one is deleted: as many as the strictest of its
     policies asks for. What nothing is owed keeps two: who wants none left removes the file."""
-    return max((policy.copies for policy in policies), default=MIN_COPIES_TO_FREE)
+    return max((policy.copies for policy in policies if policy.withdrawn is None), default=MIN_COPIES_TO_FREE)
 
 
 def old_evidence(

@@ -60,6 +60,14 @@ def parse_time(text: str) -> timedelta:
     return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
 
 
+def readable_time(seconds: float) -> str:
+    """'3 hours': as people say it."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
 def exact_time(time: timedelta) -> str:
     """'90 d': as `parse_time` reads it, nothing rounded away."""
     seconds = time.total_seconds()

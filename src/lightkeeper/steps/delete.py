@@ -197,7 +197,7 @@ def _outdated(intent: OpenIntent, file: FileCopies, policies: Sequence[Policy]) 
         return "its file is not Removed any more"
     if intent.removal or intent.policy_id is None:
         return ""
-    frees = any(policy.policy_id == intent.policy_id and policy.free_on_site for policy in policies)
+    frees = any(p.policy_id == intent.policy_id and p.free_on_site and p.withdrawn is None for p in policies)
     return "" if frees else "its policy frees it no more"
 
 

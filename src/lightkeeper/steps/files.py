@@ -12,8 +12,9 @@ from lightkeeper.context import Context
 from lightkeeper.domain.catalog import MetaValue
 from lightkeeper.domain.errors import Conflict, Invalid, LightkeeperError, NotFound, Refused, nearest
 from lightkeeper.domain.names import parse_lfn, printable
+from lightkeeper.domain.policy import held
 from lightkeeper.domain.states import File
-from lightkeeper.store import catalog, changes, datasets, lookups, sets, topology
+from lightkeeper.store import catalog, changes, datasets, db, lookups, sets, topology, transfers
 from lightkeeper.store.catalog import FileRow
 from lightkeeper.store.db import Connection, until_free
 from lightkeeper.store.lookups import Found, ReplicaOf
@@ -214,10 +215,23 @@ def unregister(
 
 
 # --- rules -----------------------------------------------------------------------------------------------------
+def _held(conn: Connection, file_ids: Sequence[int]) -> dict[int, str]:
+    """Why a rule does not let copies of these files go: it protects them, or their retention is not over."""
+    storages = {storage.storage_id: storage for storage in topology.storages(conn)}
+    policies = {policy.policy_id: policy for policy in topology.policies(conn)}
+    now = db.now(conn)
+    return {
+        copies.file_id: why
+        for copies in transfers.copies_of(conn, file_ids)
+        if (why := held(copies, [policies[i] for i in copies.policies], storages, now))
+    }
+
+
 def _why_not_removed(conn: Connection, found: Sequence[Found]) -> dict[str, LightkeeperError]:
     ids = [file.file_id for file in found]
     frozen = dict(datasets.holding(conn, ids))
     working = lookups.open_tasks(conn, ids)
+    kept = _held(conn, ids)
     objections: dict[str, LightkeeperError] = {}
     for file in found:
         if file.state is File.REMOVED:
@@ -229,6 +243,8 @@ def _why_not_removed(conn: Connection, found: Sequence[Found]) -> dict[str, Ligh
             )
         elif file.file_id in frozen:
             objections[file.lfn] = _is_frozen(frozen[file.file_id])
+        elif file.file_id in kept:
+            objections[file.lfn] = Refused(kept[file.file_id], hint="lightkeeper rule list")
         elif file.file_id in working:
             objections[file.lfn] = Conflict(f"task {working[file.file_id]} works on it", hint="wait until it is Done")
     return objections

@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import StorageElement
-from lightkeeper.domain.policy import MIN_COPIES_TO_FREE, FileCopies, FilePlan, Policy, copies_left_of, plan_file
-from lightkeeper.store import catalog, db, deletions, recovery, stage, topology, transfers
+from lightkeeper.domain.policy import MIN_COPIES_TO_FREE, FileCopies, FilePlan, Planner, Policy, copies_left_of
+from lightkeeper.store import catalog, db, deletions, recovery, rules, stage, topology, transfers
 from lightkeeper.store.db import Connection
 from lightkeeper.store.deletions import NewIntent
 from lightkeeper.store.sets import share_policies
@@ -32,14 +32,8 @@ def _settle(ctx: Context) -> int:
         storages = {s.storage_id: s for s in topology.storages(conn)}
         now = db.now(conn)
         files = _turned_away(conn, transfers.take_unsettled(conn, BATCH), storages)
-        policies = {p.policy_id: p for p in topology.policies(conn)}
-        plans: list[tuple[FileCopies, FilePlan]] = []
-        for file in files:
-            if not file.removed:
-                plan = plan_file([policies[i] for i in file.policies if i in policies], file, storages, now)
-                plans.append((file, plan))
-                for target, _ in plan.copy_to:
-                    storages[target] = replace(storages[target], used=storages[target].used + file.size)
+        planner = Planner(rules.with_quotas(conn, topology.policies(conn), storages), storages, now)
+        plans = [(file, planner.plan(file)) for file in files if not file.removed]
         transfers.add_transfers(
             conn,
             [
@@ -47,7 +41,13 @@ def _settle(ctx: Context) -> int:
                 for file, plan in plans
                 for target, policy in plan.copy_to
             ],
+            {
+                policy.policy_id: [i for i, storage in storages.items() if policy.copies_from(storage)]
+                for policy in planner.policies.values()
+                if policy.source
+            },
         )
+        rules.keep_used(conn, planner.policies.values())
         stage.wish_for_transfers(conn, [file.file_id for file in files])
         behind = recovery.forbids_deletion(conn)  # then nothing is approved, and these files are looked at again
         removed = [file for file in files if file.removed]
@@ -66,7 +66,7 @@ def _settle(ctx: Context) -> int:
         deletions.add_intents(
             conn,
             [
-                _freeing(file.file_id, storage_id, plan.freed_by, [policies[i] for i in file.policies if i in policies])
+                _freeing(file.file_id, storage_id, plan.freed_by, planner.policies_of(file))
                 for file, plan in plans
                 for storage_id in plan.free
                 if plan.freed_by and not behind

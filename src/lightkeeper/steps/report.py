@@ -13,6 +13,7 @@ from lightkeeper.domain.names import parse_lfn
 from lightkeeper.domain.policy import may_delete, plan_file
 from lightkeeper.domain.report import ReportRow, transformation_report
 from lightkeeper.domain.states import Transformation
+from lightkeeper.steps import rules
 from lightkeeper.store import catalog, db, invariants, provenance, reports, topology, transfers, work
 from lightkeeper.store.catalog import FileRow, ReplicaRow
 from lightkeeper.store.db import Connection
@@ -28,7 +29,7 @@ class Story:
     replicas: list[ReplicaRow]
     policy: str | None
     under_way: list[Waiting]
-    blocked: str
+    waits: list[str]
     made_from: list[Step]
 
 
@@ -47,26 +48,29 @@ def why_file(ctx: Context, lfn: str) -> Story:
             replicas=catalog.replicas_of(conn, [file.file_id]),
             policy=reports.policy_of(conn, file.file_id),
             under_way=reports.transfers_of(conn, [file.file_id]),
-            blocked=_what_blocks(conn, file.file_id),
+            waits=_what_waits(ctx, conn, file.file_id),
             made_from=provenance.ancestry(conn, file.file_id),
         )
 
 
-def _what_blocks(conn: Connection, file_id: int) -> str:
-    """Why a copy that is owed cannot be made, or the on-site replica not be freed, now; empty when nothing is owed."""
+def _what_waits(ctx: Context, conn: Connection, file_id: int) -> list[str]:
+    """Why copies that are owed are missing, or the on-site replica is not freed, and what happens next; nothing when
+    nothing is owed."""
     storages = {s.storage_id: s for s in topology.storages(conn)}
     policies = {p.policy_id: p for p in topology.policies(conn)}
     (copies,) = transfers.copies_of(conn, [file_id])
-    mine = [policies[policy_id] for policy_id in copies.policies]
+    mine = [p for policy_id in copies.policies if (p := policies[policy_id]).withdrawn is None]
+    if told := rules.why_missing(ctx, conn, mine, [copies])[file_id]:
+        return told
     now = db.now(conn)
     plan = plan_file(mine, copies, storages, now)
     on_site = [r for r in copies.replicas if storages[r.storage_id].site_kind is SiteKind.OBSERVATORY]
     frees = any(policy.free_on_site for policy in mine)
-    if plan.blocked or not frees or plan.free or not on_site:
-        return plan.blocked
+    if not frees or plan.free or not on_site:
+        return []
     if plan.look_again and plan.look_again > now and not plan.verify:
-        return f"on site until {plan.look_again:%Y-%m-%d %H:%M} UTC, its minimum age"
-    return f"on site: {may_delete(copies, on_site[0].storage_id, mine, storages, now)}"
+        return [f"on site until {plan.look_again:%Y-%m-%d %H:%M} UTC, its minimum age"]
+    return [f"on site: {may_delete(copies, on_site[0].storage_id, mine, storages, now)}"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Called by the API for `lightkeeper apply`. What the document does not mention st
 """
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from typing import Annotated, Any, Literal
 
@@ -13,11 +13,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from lightkeeper.context import Context
-from lightkeeper.domain.catalog import KeyLevel, Media, SiteKind, StorageElement
-from lightkeeper.domain.errors import Conflict, Invalid, LightkeeperError, nearest
+from lightkeeper.domain.catalog import Media, SiteKind, StorageElement
+from lightkeeper.domain.errors import Conflict, Invalid, LightkeeperError, Refused, nearest
 from lightkeeper.domain.expressions import check_keys, parse_expression
-from lightkeeper.domain.names import parse_name
-from lightkeeper.domain.policy import MIN_COPIES_TO_FREE, Policy
+from lightkeeper.domain.names import parse_name, printable
+from lightkeeper.domain.policy import MIN_COPIES_TO_FREE, Policy, members_of
 from lightkeeper.domain.query import Query
 from lightkeeper.domain.units import exact_bytes, exact_rate, exact_time, parse_bytes, parse_rate, parse_time
 from lightkeeper.ports import needs_staging
@@ -111,6 +111,12 @@ class PolicyPart(Part):
     priority: int = Field(5, ge=0, le=9)
     at: str = ""
     min_distance_km: float = Field(0, ge=0, le=20_100)
+    source: str = ""
+    retention_hours: float = Field(0, ge=0, le=1_000_000)
+    protect: bool = False
+    quota: str | None = None
+    deadline: str | None = None
+    activity: str = "preservation"
 
 
 Activity = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
@@ -228,12 +234,14 @@ def _check(ctx: Context, conn: Connection, document: Document) -> None:
                 f"policies.{name}: free_on_site needs at least {MIN_COPIES_TO_FREE} copies, not {policy.copies}",
                 hint="ask for more copies, or keep the file on site",
             )
+        _check_options(conn, name, policy, _elements(conn, document))
+        _is_known(policy.activity, topology.shares(conn).keys() | document.shares.keys(), f"policies.{name}.activity")
         if policy.at:
             _check_places(f"policies.{name}", policy, _elements(conn, document))
-        if query.jsonpath(vocabulary, KeyLevel.FILE):
-            raise Invalid(
-                f"policies.{name}.files: a policy is chosen by keys that whole sets share, not by file-level keys"
-            )
+        try:
+            members_of(query, vocabulary)
+        except Invalid as error:
+            raise Invalid(f"policies.{name}.files: {error.message}", hint=error.hint) from None
     used = {s.name: s for s in topology.storages(conn)}
     for name, storage in document.storages.items():
         if name in used and used[name].root != storage.root and topology.holds_replicas(conn, used[name].storage_id):
@@ -266,6 +274,31 @@ def _buffer_in_words(buffer: int | None) -> str:
     return "any" if buffer is None else exact_bytes(buffer)
 
 
+def _check_options(conn: Connection, name: str, part: PolicyPart, storages: list[StorageElement]) -> None:
+    """Raises Invalid for a number, a time or a source that cannot be, Refused for what a protected policy forbids."""
+    try:
+        policy = _policy(name, part)
+        if part.source:
+            check_keys(parse_expression(part.source), storages)
+            if not any(policy.copies_from(storage) for storage in storages):
+                raise Invalid(f"no storage is meant by source '{part.source}'")
+    except Invalid as error:
+        raise Invalid(f"policies.{name}: {error.message}", hint=error.hint) from None
+    have = {have.name: have for have in topology.policies(conn)}.get(name)
+    if have is None:
+        return
+    if have.withdrawn is not None:
+        raise Conflict(f"policies.{name}: a rule of this name was withdrawn and keeps its copies for its retention")
+    if not have.query:
+        raise Conflict(f"policies.{name}: a rule of this name is on a list of files", hint="choose another name")
+    fixed = (have.media, have.at, have.query) == (policy.media, policy.at, policy.query)
+    if have.protected and not (policy.protected and fixed and policy.retention >= have.retention):
+        raise Refused(
+            f"policies.{name} protects its copies: its files, media, at and protect stay, and no less retention",
+            hint=f"two people release it first, each with: lightkeeper rule release {name} --by WHO",
+        )
+
+
 def _check_places(place: str, policy: PolicyPart, storages: list[StorageElement]) -> None:
     """Raises Invalid for an expression that means too few data centres."""
     try:
@@ -273,7 +306,7 @@ def _check_places(place: str, policy: PolicyPart, storages: list[StorageElement]
         check_keys(expression, storages)
     except Invalid as error:
         raise Invalid(f"{place}.at: {error.message}", hint=error.hint) from None
-    rule = Policy(0, place, policy.files, policy.copies, policy.media, at=policy.at)
+    rule = _policy(place, policy)
     centres = sorted({storage.site for storage in storages if rule.takes(storage)})
     if len(centres) < policy.copies:
         raise Invalid(
@@ -357,6 +390,12 @@ def _differences(conn: Connection, document: Document) -> list[str]:
             "priority": policy.priority,
             "at": policy.at,
             "min_distance_km": policy.min_distance,
+            "source": policy.source,
+            "retention_hours": policy.retention.total_seconds() / 3600,
+            "protect": policy.protected,
+            "quota": None if policy.quota is None else exact_bytes(policy.quota),
+            "deadline": None if policy.deadline is None else f"{policy.deadline:%Y-%m-%d %H:%M}",
+            "activity": policy.activity,
         }
     have |= {f"share of {activity}": {"share": share} for activity, share in topology.shares(conn).items()}
     want: dict[str, dict[str, Any]] = {f"site {n}": p.model_dump() for n, p in document.sites.items()}
@@ -371,7 +410,14 @@ def _differences(conn: Connection, document: Document) -> list[str]:
         f"link {p.source} to {p.target}": {"max_transfers": p.max_transfers, "max_rate": _rate(p)}
         for p in document.links
     }
-    want |= {f"policy {n}": p.model_dump() for n, p in document.policies.items()}
+    want |= {
+        f"policy {n}": p.model_dump()
+        | {
+            "quota": None if p.quota is None else exact_bytes(parse_bytes(p.quota)),
+            "deadline": None if p.deadline is None else f"{_deadline(p.deadline):%Y-%m-%d %H:%M}",
+        }
+        for n, p in document.policies.items()
+    }
     want |= {f"share of {activity}": {"share": share} for activity, share in document.shares.items()}
     changes: list[str] = []
     for name, wanted in want.items():
@@ -473,22 +519,42 @@ def _write(ctx: Context, conn: Connection, document: Document, changes: list[str
     topology.put_shares(conn, document.shares)
     vocabulary = topology.vocabulary(conn)
     for name, policy in document.policies.items():
-        set_query = Query.from_map(policy.files, vocabulary).jsonpath(vocabulary, KeyLevel.SET) or "true"
         topology.put_policy(
-            conn,
-            name,
-            policy.files,
-            set_query,
-            policy.copies,
-            policy.media,
-            policy.free_on_site,
-            timedelta(hours=policy.min_age_hours),
-            policy.priority,
-            policy.at,
-            policy.min_distance_km,
+            conn, _policy(name, policy), members_of(Query.from_map(policy.files, vocabulary), vocabulary)
         )
     if any(change.startswith(("policy", "storage")) for change in changes):
         topology.assign_policies(conn)
+
+
+def _policy(name: str, part: PolicyPart) -> Policy:
+    """The policy that a part of the document says."""
+    return Policy(
+        0,
+        name,
+        part.files,
+        part.copies,
+        part.media,
+        part.free_on_site,
+        timedelta(hours=part.min_age_hours),
+        part.priority,
+        part.at,
+        part.min_distance_km,
+        source=part.source,
+        retention=timedelta(hours=part.retention_hours),
+        protected=part.protect,
+        quota=parse_bytes(part.quota) if part.quota is not None else None,
+        deadline=_deadline(part.deadline) if part.deadline is not None else None,
+        activity=part.activity,
+    )
+
+
+def _deadline(text: str) -> datetime:
+    """A moment in UTC; raises Invalid. One that is over is a fact, not a mistake: the document stays as it is."""
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise Invalid(f"'{printable(text)}' is no deadline", hint="write it like '2030-01-02 12:00', in UTC") from None
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _attributes(storage: StoragePart) -> dict[str, str]:

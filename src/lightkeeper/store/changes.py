@@ -257,6 +257,7 @@ def forget(conn: Connection, file_ids: Sequence[int], why: str) -> int:
            SET n_files = c.n_files + excluded.n_files, n_bytes = c.n_bytes + excluded.n_bytes
     """)
     conn.execute("DELETE FROM unsettled u USING changed c WHERE u.file_id = c.file_id")
+    conn.execute("DELETE FROM file_policy p USING changed c WHERE p.file_id = c.file_id")
     conn.execute("DELETE FROM recheck r USING changed c WHERE r.file_id = c.file_id")
     conn.execute("DELETE FROM pending_input p USING changed c WHERE p.file_id = c.file_id")
     conn.execute("DELETE FROM supersession s USING changed c WHERE s.file_id = c.file_id OR s.by_id = c.file_id")

@@ -287,6 +287,16 @@ INVARIANTS = (
         SELECT 'dataset ' || dataset_id || ' has a missing file ' || file_id
           FROM dataset_file m WHERE NOT EXISTS (SELECT FROM file f WHERE f.file_id = m.file_id)
         UNION ALL
+        SELECT 'policy ' || policy_id || ' lists a missing file ' || file_id
+          FROM file_policy m WHERE NOT EXISTS (SELECT FROM file f WHERE f.file_id = m.file_id)
+        UNION ALL
+        SELECT 'file ' || file_id || ' is listed by a missing policy ' || policy_id
+          FROM file_policy m WHERE NOT EXISTS (SELECT FROM policy p WHERE p.policy_id = m.policy_id)
+        UNION ALL
+        SELECT 'policy ' || p.name || ' has both a query and a list'
+          FROM policy p
+         WHERE set_query IS NOT NULL AND EXISTS (SELECT FROM file_policy m WHERE m.policy_id = p.policy_id)
+        UNION ALL
         SELECT 'file ' || file_id || ' is superseded by a missing file ' || by_id
           FROM supersession m WHERE NOT EXISTS (SELECT FROM file f WHERE f.file_id = m.by_id)
         """,

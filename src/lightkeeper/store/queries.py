@@ -456,6 +456,15 @@ def meant_by(plan: Plan) -> tuple[Composed, dict[str, Any]]:
     return SQL("{} WHERE {} AND {}").format(_from(plan), _of_set(plan), _rest(plan)), _params(plan)
 
 
+def put_members(conn: Connection, plan: Plan, policy_id: int) -> None:
+    """Make the files that are meant now the members of a policy."""
+    query = SQL("""
+        INSERT INTO file_policy (policy_id, file_id)
+        SELECT %(policy)s, f.file_id FROM {} WHERE {} AND {} ORDER BY f.file_id
+    """).format(_from(plan), _of_set(plan), _rest(plan))
+    conn.execute(query, _params(plan, policy=policy_id))
+
+
 def holds(conn: Connection, plan: Plan, file_id: int) -> bool:
     """Whether the file is among those that are meant."""
     query = SQL("SELECT FROM {} WHERE f.file_id = %(one)s AND {} AND {}").format(

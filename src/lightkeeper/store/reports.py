@@ -119,9 +119,9 @@ def nights(conn: Connection) -> list[Night]:
                count(*) FILTER (WHERE EXISTS (
                     SELECT FROM replica r JOIN storage USING (storage_id) JOIN site USING (site_id)
                      WHERE r.file_id = f.file_id AND site.kind = 'observatory')) AS on_site,
-               count(*) FILTER (WHERE EXISTS (SELECT FROM set_policy p WHERE p.set_id = f.set_id) AND NOT EXISTS (
-                    SELECT FROM set_policy JOIN policy p USING (policy_id)
-                     WHERE set_policy.set_id = f.set_id AND p.copies > (
+               count(*) FILTER (WHERE EXISTS (SELECT FROM file_owed o WHERE o.file_id = f.file_id) AND NOT EXISTS (
+                    SELECT FROM file_owed o JOIN policy p USING (policy_id)
+                     WHERE o.file_id = f.file_id AND p.withdrawn IS NULL AND p.copies > (
                            SELECT count(DISTINCT c.site_id) FROM verified_copy c JOIN storage o USING (storage_id)
                             WHERE c.file_id = f.file_id AND o.media = p.media))) AS preserved
           FROM meta_set s
@@ -476,12 +476,13 @@ def transfers_of(conn: Connection, file_ids: Sequence[int]) -> list[Waiting]:
 
 
 def policy_of(conn: Connection, file_id: int) -> str | None:
-    """Name of the policy a file falls under."""
+    """Names of the policies that a file falls under; None when nothing is owed."""
     return value(
         conn,
         """
-        SELECT p.name FROM file JOIN set_policy USING (set_id) JOIN policy p USING (policy_id)
-         WHERE file_id = %(id)s
+        SELECT string_agg(p.name, ', ' ORDER BY p.name)
+          FROM file_owed JOIN policy p USING (policy_id)
+         WHERE file_id = %(id)s AND p.withdrawn IS NULL
         """,
         id=file_id,
     )

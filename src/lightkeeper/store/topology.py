@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
 
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
 from lightkeeper.domain.catalog import KeyLevel, KeyType, Media, MetaKey, SiteKind, StorageElement, Vocabulary
-from lightkeeper.domain.policy import Policy
+from lightkeeper.domain.policy import Members, Policy
 from lightkeeper.domain.states import Health
 from lightkeeper.domain.transferring import LinkLimit
-from lightkeeper.store.db import rows
+from lightkeeper.store.db import rows, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +128,7 @@ def policies(conn: Connection) -> list[Policy]:
     """Every policy by name, which is the order in which the copies they ask for are planned."""
     found = conn.execute("""
         SELECT policy_id, name, query, copies, media::text, free_on_site, min_age, priority, at, min_distance,
-               expires, remove_after
+               expires, remove_after, source, activity, retention, protected, quota, deadline, created, withdrawn
           FROM policy
          ORDER BY name
     """).fetchall()
@@ -250,55 +248,54 @@ def put_shares(conn: Connection, wanted: Mapping[str, float]) -> None:
         )
 
 
-def put_policy(
-    conn: Connection,
-    name: str,
-    query: dict[str, Any],
-    set_query: str,
-    copies: int,
-    media: Media,
-    free_on_site: bool,
-    min_age: timedelta,
-    priority: int,
-    at: str,
-    min_distance: float,
-    expires: datetime | None = None,
-    remove_after: timedelta | None = None,
-) -> None:
-    """Make the policy so; `assign_policies` afterwards. When it frees or removes more than before, that is a promise
-    for files that come from now on."""
-    conn.execute(
+def put_policy(conn: Connection, policy: Policy, members: Members) -> int:
+    """Make the policy of this name so; its id. `assign_policies` or `rules.assign` afterwards. When it frees or removes
+    more than before, that is a promise for files that come from now on."""
+    return value(
+        conn,
         """
-        INSERT INTO policy (name, query, set_query, copies, media, free_on_site, min_age, priority, at,
-                            min_distance, expires, remove_after)
-        VALUES (%(name)s, %(query)s, %(set_query)s::jsonpath, %(copies)s, %(media)s, %(free)s, %(min_age)s,
-                %(priority)s, %(at)s, %(min_distance)s, %(expires)s, %(remove_after)s)
+        INSERT INTO policy (name, query, set_query, file_query, scopes, copies, media, free_on_site, min_age, priority,
+                            at, min_distance, expires, remove_after, source, activity, retention, protected, quota,
+                            deadline)
+        VALUES (%(name)s, %(query)s, %(set_query)s::jsonpath, %(file_query)s::jsonpath, %(scopes)s, %(copies)s,
+                %(media)s, %(free)s, %(min_age)s, %(priority)s, %(at)s, %(min_distance)s, %(expires)s,
+                %(remove_after)s, %(source)s, %(activity)s, %(retention)s, %(protected)s, %(quota)s, %(deadline)s)
         ON CONFLICT (name) DO UPDATE
-           SET query = excluded.query, set_query = excluded.set_query, copies = excluded.copies,
-               media = excluded.media, free_on_site = excluded.free_on_site, min_age = excluded.min_age,
-               priority = excluded.priority, at = excluded.at, min_distance = excluded.min_distance,
-               expires = excluded.expires, remove_after = excluded.remove_after,
+           SET query = excluded.query, set_query = excluded.set_query, file_query = excluded.file_query,
+               scopes = excluded.scopes, copies = excluded.copies, media = excluded.media,
+               free_on_site = excluded.free_on_site, min_age = excluded.min_age, priority = excluded.priority,
+               at = excluded.at, min_distance = excluded.min_distance, expires = excluded.expires,
+               source = excluded.source, activity = excluded.activity, retention = excluded.retention,
+               protected = excluded.protected, quota = excluded.quota, deadline = excluded.deadline,
+               remove_after = excluded.remove_after,
                promised = CASE WHEN (policy.query, policy.copies, policy.media, policy.at, policy.free_on_site,
                                      policy.min_age, policy.remove_after)
                                     IS DISTINCT FROM
                                     (excluded.query, excluded.copies, excluded.media, excluded.at,
                                      excluded.free_on_site, excluded.min_age, excluded.remove_after)
                                THEN now() ELSE policy.promised END
+        RETURNING policy_id
         """,
-        {
-            "name": name,
-            "query": Jsonb(query),
-            "set_query": set_query,
-            "copies": copies,
-            "media": str(media),
-            "free": free_on_site,
-            "min_age": min_age,
-            "priority": priority,
-            "at": at,
-            "min_distance": min_distance,
-            "expires": expires,
-            "remove_after": remove_after,
-        },
+        name=policy.name,
+        query=Jsonb(dict(policy.query)),
+        set_query=members.set_query,
+        file_query=members.file_query,
+        scopes=None if members.scopes is None else list(members.scopes),
+        copies=policy.copies,
+        media=str(policy.media),
+        free=policy.free_on_site,
+        min_age=policy.min_age,
+        priority=policy.priority,
+        at=policy.at,
+        min_distance=policy.min_distance,
+        expires=policy.expires,
+        remove_after=policy.remove_after,
+        source=policy.source,
+        activity=policy.activity,
+        retention=policy.retention,
+        protected=policy.protected,
+        quota=policy.quota,
+        deadline=policy.deadline,
     )
 
 
@@ -316,7 +313,10 @@ def assign_policies(conn: Connection) -> int:
     """)
     return conn.execute("""
         INSERT INTO unsettled (file_id)
-        SELECT file_id FROM file WHERE set_id IN (SELECT set_id FROM set_policy) ORDER BY file_id
+        SELECT file_id FROM file WHERE set_id IN (SELECT set_id FROM set_policy)
+         UNION
+        SELECT file_id FROM file_policy
+         ORDER BY file_id
         ON CONFLICT (file_id) DO UPDATE SET not_before = now()
     """).rowcount
 

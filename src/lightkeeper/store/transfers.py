@@ -1,9 +1,10 @@
 """Copies under way: what is unsettled, and transfers."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from psycopg import Connection
 
@@ -75,15 +76,16 @@ def copies_of(conn: Connection, file_ids: Sequence[int]) -> list[FileCopies]:
     """The copies of these files as observed."""
     found = conn.execute(
         """
-        SELECT f.file_id, f.set_id, s.state = 'Removed',
-               ARRAY(SELECT policy_id FROM set_policy p JOIN policy USING (policy_id)
-                      WHERE p.set_id = f.set_id ORDER BY name),
+        SELECT f.file_id, f.set_id, f.size, s.state = 'Removed',
+               ARRAY(SELECT policy_id FROM file_owed o JOIN policy USING (policy_id)
+                      WHERE o.file_id = f.file_id ORDER BY name),
                coalesce(r.copies, '{}'), coalesce(t.coming, '{}') || coalesce(r.buffered, '{}'),
-               coalesce(t.given_up, '{}'), f.size
+               coalesce(t.given_up, '{}')
           FROM file f
           JOIN meta_set s USING (set_id)
           LEFT JOIN LATERAL (
-               SELECT array_agg(json_build_array(storage_id, state, verified_at, state_since)::text) AS copies,
+               SELECT array_agg(json_build_array(
+                          storage_id, state, verified_at, state_since, written_at)::text) AS copies,
                       array_agg(storage_id) FILTER (WHERE state = 'Buffered') AS buffered
                  FROM replica WHERE replica.file_id = f.file_id) r ON true
           LEFT JOIN LATERAL (
@@ -108,28 +110,40 @@ def copies_of(conn: Connection, file_ids: Sequence[int]) -> list[FileCopies]:
             removed,
             size,
         )
-        for file_id, set_id, removed, policies, copies, arriving, given_up, size in found
+        for file_id, set_id, size, removed, policies, copies, arriving, given_up in found
     ]
 
 
+@lru_cache(10_000)
 def _replica(text: str) -> Replica:
-    storage_id, state, verified_at, since = json.loads(text)
-    return Replica(storage_id, ReplicaState(state), datetime.fromisoformat(verified_at), datetime.fromisoformat(since))
+    """A copy as the database tells it; copies that came together are told in the same words."""
+    storage_id, state, *times = json.loads(text)
+    return Replica(storage_id, ReplicaState(state), *map(datetime.fromisoformat, times))
 
 
 # --- transfers -------------------------------------------------------------------------------------------------
-def add_transfers(conn: Connection, wanted: Sequence[tuple[int, int, int | None, int]]) -> int:
-    """Queue copies as (file, target storage, policy, priority); one that is under way already is not doubled."""
+def add_transfers(
+    conn: Connection,
+    wanted: Sequence[tuple[int, int, int | None, int]],
+    sources: Mapping[int, Sequence[int]] | None = None,
+) -> int:
+    """Queue copies as (file, target storage, policy, priority); one that is under way already is not doubled.
+    `sources`: for policies that copy only from some storages, these."""
     added = conn.execute(
         """
-        INSERT INTO transfer (file_id, target_id, policy_id, priority, activity)
-        SELECT w.*, coalesce(p.activity, 'preservation')
+        INSERT INTO transfer (file_id, target_id, policy_id, priority, activity, sources)
+        SELECT w.*, coalesce(p.activity, 'preservation'), s.sources::smallint[]
           FROM unnest(%s::bigint[], %s::smallint[], %s::int[], %s::smallint[])
                AS w (file_id, target_id, policy_id, priority)
           LEFT JOIN policy p USING (policy_id)
+          LEFT JOIN unnest(%s::int[], %s::text[]) AS s (policy_id, sources) USING (policy_id)
         ON CONFLICT DO NOTHING
         """,
-        tuple([list(column) for column in zip(*wanted, strict=True)]) if wanted else ([], [], [], []),
+        (
+            *([list(column) for column in zip(*wanted, strict=True)] if wanted else ([], [], [], [])),
+            list(sources or {}),
+            ["{" + ",".join(map(str, ids)) + "}" for ids in (sources or {}).values()],
+        ),
     ).rowcount
     if added:
         notify(conn, "transfer")
@@ -193,8 +207,9 @@ def queued(conn: Connection, head: Head) -> list[Queued]:
     found = conn.execute(
         """
         SELECT t.transfer_id, f.size,
-               ARRAY(SELECT storage_id FROM online_copy r WHERE r.file_id = t.file_id), t.failed
-          FROM (SELECT transfer_id, file_id, not_before, failed
+               ARRAY(SELECT storage_id FROM online_copy r
+                      WHERE r.file_id = t.file_id AND (t.sources IS NULL OR r.storage_id = ANY (t.sources))), t.failed
+          FROM (SELECT transfer_id, file_id, not_before, failed, sources
                   FROM transfer
                  WHERE state = 'Waiting' AND target_id = %(target)s AND activity = %(activity)s
                    AND priority = %(priority)s AND not_before <= now()

@@ -2,7 +2,7 @@
 -- PostgreSQL 15 or newer, no extension. Times are timestamptz; every state is one of domain/states.py and is
 -- changed only by store/transitions.py; the trigger refuse_move() at the end refuses everything else.
 --
--- Bulk tables (file, replica, pending_input, task_input, used) have no foreign keys: one trigger call a row would
+-- Bulk tables (file, replica, file_policy, pending_input, task_input, used) have no foreign keys: one trigger call a row would
 -- halve the rate of registration. `lightkeeper fsck` checks those references instead.
 
 -- ============================================================================================ states
@@ -338,31 +338,70 @@ CREATE UNIQUE INDEX trigger_open ON trigger (storage_id, path) WHERE state = 'Ac
 CREATE INDEX trigger_queue ON trigger (not_before, trigger_id) WHERE state = 'Accepted';
 
 -- ============================================================================================ policies, transfers, deletion
--- What a class of files is owed, by the topology or by a rule that somebody added.
+-- What a class of files is owed, by the topology or by a rule that somebody added: files that a query means, also those
+-- that come later, or those that file_policy lists.
 CREATE TABLE policy (
+    created      timestamptz NOT NULL DEFAULT now(),
     expires      timestamptz,                            -- nothing is owed any more from then on; NULL: for ever
     promised     timestamptz NOT NULL DEFAULT now(),     -- since when it frees and removes what it does: see intent
     remove_after interval,                               -- its files are Removed when they are so old; NULL: never
+    deadline     timestamptz,                            -- wanted by then; NULL: whenever
+    withdrawn    timestamptz,                            -- nothing is owed since; it is kept for its retention
+    quota        bigint CHECK (quota > 0),               -- bytes that its copies may take up; NULL: any
+    used         bigint NOT NULL DEFAULT 0,              -- of its quota, as counted and planned since
+    counted      timestamptz NOT NULL DEFAULT 'epoch',   -- when that was counted
     policy_id    int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     copies       smallint NOT NULL CHECK (copies > 0),   -- verified copies at distinct data centres
     media        media NOT NULL DEFAULT 'disk',
     free_on_site boolean NOT NULL DEFAULT false,         -- delete the on-site replica once that is fulfilled
+    protected    boolean NOT NULL DEFAULT false,         -- its copies are not deleted by any means
     min_age      interval NOT NULL DEFAULT '0',          -- not before the on-site replica is so old
+    retention    interval NOT NULL DEFAULT '0',          -- its copies stay so long from when they are made, whatever ends
     priority     smallint NOT NULL DEFAULT 5,            -- of its transfers; small is early
     min_distance real NOT NULL DEFAULT 0,                -- km between any two of the file's copies at data centres
     name         text NOT NULL UNIQUE,
     activity     text NOT NULL DEFAULT 'preservation' REFERENCES activity_share, -- of its transfers
     at           text NOT NULL DEFAULT '',               -- storage expression; empty: any data centre
-    query        jsonb NOT NULL,                         -- as written in the topology
-    set_query    jsonpath NOT NULL                       -- compiled
+    source       text NOT NULL DEFAULT '',               -- storage expression: copies are made only from there
+    released_by  text[] NOT NULL DEFAULT '{}',           -- who agreed that it is not protected any more
+    query        jsonb NOT NULL,                         -- as written; {} for a list
+    set_query    jsonpath,                               -- compiled, on set-level keys; NULL: file_policy lists its files
+    file_query   jsonpath,                               -- compiled, on file-level keys; NULL: every file of the set
+    scopes       text[]                                  -- LIKE patterns: only files in one of them; NULL: in any
 );
 
--- Which policies a metadata set falls under: what they ask for adds up. Written once per new set.
+-- Which policies a metadata set falls under: what they ask for adds up. Written once per new set. Where the policy has a
+-- file_query or scopes not every file of the set is meant: see file_owed.
 CREATE TABLE set_policy (
     set_id    bigint NOT NULL,
     policy_id int NOT NULL REFERENCES policy,
     PRIMARY KEY (set_id, policy_id)
 );
+CREATE INDEX set_policy_policy ON set_policy (policy_id);
+
+-- The members of policies that are on a list of files and not on a query.
+CREATE TABLE file_policy (
+    file_id   bigint NOT NULL,
+    policy_id int NOT NULL,
+    PRIMARY KEY (policy_id, file_id)
+);
+CREATE INDEX file_policy_file ON file_policy (file_id);
+
+-- Which policies each file falls under.
+CREATE VIEW file_owed AS
+SELECT f.file_id, f.set_id, f.size, m.policy_id
+  FROM set_policy m
+  JOIN policy p USING (policy_id)
+  JOIN file f USING (set_id)
+ WHERE (p.file_query IS NULL OR coalesce(f.extra, '{}') @@ p.file_query)
+   AND (p.scopes IS NULL OR EXISTS (SELECT FROM directory d JOIN scope s USING (scope_id)
+                                     WHERE d.dir_id = f.dir_id AND s.name LIKE ANY (p.scopes)))
+ UNION ALL
+SELECT f.file_id, f.set_id, f.size, m.policy_id
+  FROM file_policy m
+  JOIN file f USING (file_id)
+  JOIN meta_set s USING (set_id)
+ WHERE s.state <> 'Removed';
 
 -- Files whose copies changed since they were last compared with what they are owed. A row leaves when they agree
 -- or when the missing transfers and intents were made; it comes back when one of those ends.
@@ -382,6 +421,7 @@ CREATE TABLE transfer (
     epoch       int NOT NULL DEFAULT 0,
     attempts    smallint NOT NULL DEFAULT 0,
     policy_id   int,
+    sources     smallint[],                        -- only from one of these storages; NULL: from any
     source_id   smallint,                          -- chosen when claimed: best of the copies that exist then
     target_id   smallint NOT NULL,
     priority    smallint NOT NULL DEFAULT 5,
@@ -396,6 +436,7 @@ CREATE INDEX transfer_queue ON transfer (target_id, activity, priority, not_befo
     WHERE state = 'Waiting';
 CREATE INDEX transfer_running ON transfer (source_id, target_id) WHERE state = 'Running';
 CREATE INDEX transfer_open ON transfer (file_id) WHERE state <> 'Done';
+CREATE INDEX transfer_done ON transfer (target_id, state_since) WHERE state = 'Done';
 CREATE UNIQUE INDEX transfer_once ON transfer (file_id, target_id) WHERE state IN ('Waiting', 'Running');
 
 -- What transfers that wait or run will bring to each storage, so that none is planned beyond a quota. Counted by a
