@@ -49,7 +49,7 @@ def duties(ctx: Context, api_url: str) -> list[Duty]:
         Duty("replicate", replicate.settle, 5, ("unsettled",)),
         Duty("stage", stage.stage, 2, ("stage",)),
         Duty("archive", stage.archive, settings.stage_every.total_seconds()),
-        Duty("wishes", stage.look_after_wishes, 300),
+        Duty("wishes", stage.look_after_wishes, 60),
         Duty("transfer", transfer.carry_out, 1, ("transfer",), settings.transfer_threads),
         Duty("delete", delete.delete, 5, ("intent",), settings.delete_threads),
         Duty("tasks", transform.make_tasks, 5, ("input",)),

@@ -86,6 +86,7 @@ BEFORE = {
     "work-with-datasets.md": PRESERVED,
     "say-what-files-are-owed.md": PRESERVED,
     "watch-transfers.md": PRESERVED,
+    "use-tape.md": PRESERVED,
 }
 
 

@@ -361,6 +361,25 @@ def test_a_job_starts_when_its_inputs_were_staged_and_reads_them_from_the_buffer
     assert tape.statistics()["pinned"] == 0
 
 
+def test_inputs_are_staged_when_their_disks_cannot_be_read(tape: TapeWorld):
+    tape.world.register(*OBS[:2], kind="a")
+    archive_rule(tape)
+    copied(tape)
+    until(lambda: stage.archive(tape.ctx) >= 0 and tape.world.copies(OBS[0])["silo"] == "Available")
+    until(lambda: stage.archive(tape.ctx) >= 0 and tape.world.copies(OBS[1])["silo"] == "Available")
+    root = tape.world.root
+    for name, site in (("north", "North"), ("east", "East"), ("south", "South")):
+        off = f'storages:\n  {name}: {{site: {site}, root: "{root}/{name}", status: {{read: false}}}}\n'
+        topology.apply(tape.ctx, off)
+    produce.submit(tape.ctx, "again", '{"steps": [{"query": {"kind": "a"}, "group_size": 2}]}', {})
+    assert transform.make_tasks(tape.ctx) == 1
+    assert transform.submit_jobs(tape.ctx) == 0
+    tape.wait(lambda: tape.states() == {"Online": 2})
+    assert transform.submit_jobs(tape.ctx) == 1
+    with tape.ctx.db.transaction() as conn:
+        conn.execute("UPDATE transformation SET state = 'Stopped'")
+
+
 def test_of_two_tasks_that_the_buffer_cannot_hold_together_one_comes_whole(with_tape: Any):
     tape = with_tape(buffer="3000 B")
     tape.only_on_tape(*OBS[:4], size=1000, kind="a")

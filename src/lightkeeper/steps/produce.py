@@ -13,7 +13,7 @@ from lightkeeper.domain.errors import Conflict, Invalid, NotFound, nearest
 from lightkeeper.domain.names import parse_name
 from lightkeeper.domain.query import Query, all_of
 from lightkeeper.domain.work import PlannedStep, ProductionPlan
-from lightkeeper.store import datasets, reports, topology, work
+from lightkeeper.store import datasets, reports, stage, topology, work
 from lightkeeper.store.db import Connection
 
 
@@ -89,7 +89,9 @@ def retry(ctx: Context, transformation_id: int) -> int:
     with ctx.db.transaction() as conn:
         if not reports.transformations(conn, only=transformation_id):
             raise NotFound(f"there is no transformation {transformation_id}", hint="lightkeeper transformation list")
-        return work.retry_failed(conn, transformation_id)
+        again = work.retry_failed(conn, transformation_id)
+        stage.wish_for_tasks(conn, transformation_id)
+        return again
 
 
 def _same(known: work.ProductionRow, document: str) -> str:

@@ -1,7 +1,7 @@
 """Step 3, before its bytes move: copies on tape are brought online for those who read them, in batches.
 
 Before: replicate.py queued transfers, transform.py made tasks, somebody ordered files.    After: transfer.py and run.py
-read what is online. Worker: stage when woken and every 2 s, look_after_wishes every 5 min, archive every 10 s. Safe to
+read what is online. Worker: stage when woken and every 2 s, look_after_wishes every minute, archive every 10 s. Safe to
 run twice: one worker at a time speaks with a storage, by a lease with an epoch.
 
 The storage's own id of a request is known only after it answered. A request without one is asked again, whoever died in
@@ -345,7 +345,8 @@ def order(ctx: Context, new: NewOrder, *, dry_run: bool = False) -> Ordered:
     with ctx.db.transaction() as conn, conn.transaction(force_rollback=dry_run):
         target = _target(topology.storages(conn), new.to)
         lifetime = timedelta(hours=new.lifetime)
-        order_id = recalls.add_order(conn, _told(new), lifetime, new.priority, target and target.storage_id)
+        to = target and target.storage_id
+        order_id = recalls.add_order(conn, _told(new), lifetime, new.priority, to, trial=dry_run)
         if new.query is not None:
             recalls.order_files_meant(conn, order_id, compiled(conn, read_query(conn, new.query)))
         names = [parse_lfn(name) for name in new.files]

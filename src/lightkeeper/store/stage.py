@@ -136,8 +136,10 @@ _OF_TASKS = SQL("""
       JOIN transformation t USING (transformation_id)
       JOIN task_input i USING (task_id)
      WHERE task.state = 'Ready' AND t.state IN ('Active', 'Flush') AND {}
-       AND NOT EXISTS (SELECT FROM online_copy c JOIN verified_copy v USING (file_id, storage_id)
-                        WHERE c.file_id = i.file_id)
+       AND NOT EXISTS (SELECT FROM online_copy c
+                         JOIN verified_copy v USING (file_id, storage_id)
+                         JOIN storage_now o ON o.storage_id = c.storage_id
+                        WHERE c.file_id = i.file_id AND o.readable)
      GROUP BY i.file_id
 """)
 """Inputs of tasks that nobody can read now."""
@@ -601,19 +603,23 @@ def lost_from_buffer(conn: Connection, storage_id: int, file_ids: Sequence[int])
 
 
 # --- orders ----------------------------------------------------------------------------------------------------
-def add_order(conn: Connection, what: str, lifetime: timedelta, priority: int, target_id: int | None) -> int:
-    """A new order without files; its id."""
+def add_order(
+    conn: Connection, what: str, lifetime: timedelta, priority: int, target_id: int | None, *, trial: bool
+) -> int:
+    """A new order without files; its id. A `trial` is rolled back, and takes no number from those that follow."""
     return value(
         conn,
         """
-        INSERT INTO stage_order (what, expires, priority, target_id)
-        VALUES (%(what)s, now() + %(lifetime)s, %(priority)s, %(target)s)
+        INSERT INTO stage_order (order_id, what, expires, priority, target_id) OVERRIDING SYSTEM VALUE
+        SELECT CASE WHEN %(trial)s THEN 0 ELSE nextval(pg_get_serial_sequence('stage_order', 'order_id')) END,
+               %(what)s, now() + %(lifetime)s, %(priority)s, %(target)s
         RETURNING order_id
         """,
         what=what,
         lifetime=lifetime,
         priority=priority,
         target=target_id,
+        trial=trial,
     )
 
 

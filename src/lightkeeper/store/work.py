@@ -278,13 +278,14 @@ def submit_jobs(conn: Connection, limit: int) -> int:
                AND NOT EXISTS (SELECT FROM task_input i JOIN replica r USING (file_id)
                                 WHERE i.task_id = task.task_id AND r.state = 'Suspect'
                                   AND NOT EXISTS (SELECT FROM verified_copy c WHERE c.file_id = i.file_id))
-               -- an input whose only verified copies lie on tape is being staged
+               -- an input of which no copy can be read, but on tape, is being staged
                AND (NOT EXISTS (SELECT FROM tape_storage)
                     OR NOT EXISTS (SELECT FROM task_input i
                                      JOIN verified_copy c USING (file_id)
+                                     JOIN storage_now n ON n.storage_id = c.storage_id
                                     WHERE i.task_id = task.task_id
                                     GROUP BY i.file_id
-                                   HAVING NOT bool_or(EXISTS (SELECT FROM online_copy o
+                                   HAVING NOT bool_or(n.readable AND EXISTS (SELECT FROM online_copy o
                                                                WHERE o.file_id = c.file_id
                                                                  AND o.storage_id = c.storage_id))))
              ORDER BY task.task_id
