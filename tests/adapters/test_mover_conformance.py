@@ -11,8 +11,11 @@ from lightkeeper.adapters.mover_stream import StreamMover
 from lightkeeper.adapters.mover_tpc import TpcMover
 from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.adapters.storage_xrootd import XrootdStorage
+from lightkeeper.domain.errors import Unavailable
+from lightkeeper.ports import Copy
 from lightkeeper.testing.fts_server import fts
-from lightkeeper.testing.mover_conformance import MoverConformance
+from lightkeeper.testing.mover_conformance import ARRIVALS, MoverConformance
+from lightkeeper.testing.storage_conformance import fixity, sizes
 
 needs_client = pytest.mark.skipif(importlib.util.find_spec("XRootD") is None, reason="pip install '.[xrootd]'")
 
@@ -68,6 +71,41 @@ class TestStreamToXrootd(MoverConformance):
     @pytest.fixture
     def mover(self):
         return StreamMover()
+
+
+@needs_client
+def test_to_a_server_a_large_file_goes_on_where_it_broke_off(pair, tmp_path):
+    size = 100 << 20
+    source, target = made(PosixStorage, tmp_path, "pic"), at(pair[1], "cscs")
+    source.write("/f", (bytes([n]) * (1 << 20) for n in range(100)))
+
+    def give_up(done):
+        if done > 80 << 20:
+            raise Unavailable("the link is down")
+
+    first, second = f"{ARRIVALS}/1.1", f"{ARRIVALS}/1.2"
+    (broken,) = StreamMover(0).carry([Copy(source, "/f", target, first, size, progress=give_up)])
+    assert isinstance(broken.error, Unavailable)
+    told: list[int] = []
+    (ended,) = StreamMover(0).carry([Copy(source, "/f", target, second, size, (first,), progress=told.append)])
+    assert ended.fixity == fixity(source, "/f")
+    assert told[0] > 80 << 20
+    assert sizes(target, ARRIVALS) == {second: size}
+
+
+@needs_client
+def test_what_another_still_writes_on_a_server_is_not_taken_over(pair, tmp_path):
+    size = 64 << 20
+    source, target = made(PosixStorage, tmp_path, "pic"), at(pair[1], "cscs")
+    source.write("/f", (bytes([n]) * (1 << 20) for n in range(64)))
+    first, second = f"{ARRIVALS}/1.1", f"{ARRIVALS}/1.2"
+    slower = target.arrive(first)
+    slower.write(memoryview(b"x" * 4096))
+    slower.sync()
+    (ended,) = StreamMover().carry([Copy(source, "/f", target, second, size, (first,))])
+    slower.close()
+    assert ended.fixity == fixity(source, "/f")
+    assert sizes(target, ARRIVALS) == {first: 4096, second: size}
 
 
 @needs_client

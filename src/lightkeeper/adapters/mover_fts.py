@@ -27,9 +27,8 @@ import httpx2 as httpx
 
 from lightkeeper.adapters import remote
 from lightkeeper.adapters.credentials import Credentials, credentials_of, must_be_private
-from lightkeeper.adapters.mover_stream import StreamMover
+from lightkeeper.adapters.mover_stream import StreamMover, read_back
 from lightkeeper.domain.errors import Corrupt, Invalid, LightkeeperError, NotFound, Refused, Unavailable
-from lightkeeper.domain.fixity import chunks_of, fixity_of
 from lightkeeper.domain.names import printable
 from lightkeeper.ports import Copied, Copy
 
@@ -206,8 +205,7 @@ class FtsMover:
             elif name != "FINISHED":
                 raise self._failure(copy, name, str(state.get("reason") or ""))
             copy.progress(copy.size)
-            with copy.target.open(copy.target_path) as back:
-                return Copied(copy, fixity_of(chunks_of(back)))
+            return Copied(copy, read_back(copy, lambda: copy.progress(copy.size)))
         except (LightkeeperError, OSError) as error:
             _discard(copy)
             return Copied(copy, error=error)

@@ -14,7 +14,7 @@ import mmap
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,7 +22,8 @@ from typing import Any, BinaryIO, Generic, TypeVar, cast
 
 from lightkeeper.adapters.remote import CONNECTIONS
 from lightkeeper.domain.errors import LightkeeperError
-from lightkeeper.domain.fixity import CHUNK, Sums, chunks_of, fixity_of
+from lightkeeper.domain.fixity import CHUNK, Sums, chunks_of
+from lightkeeper.domain.names import Fixity
 from lightkeeper.ports import ALIGNED, Arrival, ArrivingStorage, Copied, Copy, Storage
 
 BLOCK = 4 << 20
@@ -71,8 +72,7 @@ class StreamMover:
         try:
             with copy.source.open(copy.source_path) as file:
                 told.at(copy.target.write(copy.target_path, told.over(chunks_of(file))), last=True)
-            with copy.target.open(copy.target_path) as back:
-                return Copied(copy, fixity_of(told.again_over(chunks_of(back))))
+            return Copied(copy, read_back(copy, told.again))
         except _FAILURES as error:
             _discard(copy)
             return Copied(copy, error=error)
@@ -95,6 +95,22 @@ class StreamMover:
         finally:
             for file in files:
                 file.let_go()
+
+
+def read_back(copy: Copy, going_on: Callable[[], None]) -> Fixity:
+    """The fixity of a copy as it lies at its target: of a large one, more is read while what came is summed up.
+    `going_on` is called for every piece."""
+    sums = Sums()
+    with copy.target.open(copy.target_path) as back:
+        if copy.size <= BLOCK:
+            for chunk in chunks_of(back):
+                sums.update(chunk)
+        else:
+            with _Stages() as stages:
+                for chunk in stages.ahead(chunks_of(back), 8):
+                    sums.update(chunk)
+                    going_on()
+    return sums.fixity()
 
 
 def _read(files: "Sequence[_File]", blocks: "_Channel[mmap.mmap]") -> "Iterator[_Piece]":
@@ -383,12 +399,6 @@ class _Told:
             yield chunk
             done += len(chunk)
             self.at(done)
-
-    def again_over(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """`chunks` that are read back."""
-        for chunk in chunks:
-            yield chunk
-            self.again()
 
 
 def _is_near(storage: Storage) -> bool:

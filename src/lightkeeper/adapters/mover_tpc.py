@@ -25,11 +25,10 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from lightkeeper.adapters.credentials import credentials_of
-from lightkeeper.adapters.mover_stream import StreamMover
+from lightkeeper.adapters.mover_stream import StreamMover, read_back
 from lightkeeper.adapters.storage_webdav import WebdavStorage
 from lightkeeper.adapters.storage_xrootd import XrootdStorage
 from lightkeeper.domain.errors import LightkeeperError, Unavailable
-from lightkeeper.domain.fixity import chunks_of, fixity_of
 from lightkeeper.domain.names import Fixity, printable
 from lightkeeper.ports import Copied, Copy
 
@@ -118,8 +117,7 @@ def _bring(way: "_Way", copy: Copy, watch: "_Watch") -> Fixity:
         if found is None or found.size != copy.size:
             raise _Unable
         watch.tell(copy.size)
-        with copy.target.open(copy.target_path) as back:
-            return fixity_of(chunks_of(back))
+        return read_back(copy, watch.again)
     except BaseException:
         with suppress(LightkeeperError):  # it is in the way of nobody
             copy.target.delete(copy.target_path)
@@ -284,6 +282,11 @@ class _Watch:
         self._done = done
         self._progress(done)
         self._moved = time.monotonic()
+
+    def again(self) -> None:
+        """Tell now and then that it goes on, while it is read back."""
+        if time.monotonic() - self._moved >= 1.0:
+            self.tell(self._done)
 
     def left(self) -> float:
         """Seconds for which it may stand still from now on."""

@@ -18,7 +18,7 @@ import io
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
@@ -28,7 +28,7 @@ from uuid import uuid4
 from lightkeeper.adapters.remote import STALE_SECONDS, directory_of, parts_of
 from lightkeeper.domain.errors import Corrupt, Invalid, LightkeeperError, NotFound, Refused, Unavailable
 from lightkeeper.domain.names import printable
-from lightkeeper.ports import Entry
+from lightkeeper.ports import ALIGNED, Entry
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -64,6 +64,7 @@ _RECOVERY = ("ReadRecovery", "WriteRecovery")
 
 # Numbers of the protocol, kXR_…, and of the client's library.
 _READ, _NEW, _MAKE_PATH, _ON_CLOSE = 0x10, 0x08, 0x100, 0x1000
+_UPDATE, _REPLACE = 0x20, 0x02
 _WITH_STAT = 1
 _MAKE_PARENTS = 1
 _IS_DIRECTORY, _IS_OTHER = 2, 4
@@ -132,6 +133,34 @@ class XrootdStorage:
                 self.told(self._file_system().rm, temporary, self.clean_up_seconds, doing="delete", path=path)
             raise
         return size
+
+    def arrive(self, path: str, earlier: Sequence[str] = ()) -> "_XrootdArrival":
+        """A file to be written under the temporary name `path`. A server lets nobody open a file that another has open
+        for writing, so what an attempt left is taken over only when its connection is gone."""
+        remote = self._remote(path)
+        self._must_have_root()
+        self._make_directory(remote.rpartition("/")[0], "write", path)
+        for older in earlier:
+            from_remote = self._remote(older)
+            found = self._look(from_remote, "write", older)
+            if found is None or not _is_file(found):
+                continue
+            file = self._new_file()
+            status, _ = file.open(f"{self._server}/{from_remote}", _UPDATE, 0o644, self.answer_seconds)
+            if not status.ok:
+                continue  # somebody writes to it, or takes it away
+            file.close(self.clean_up_seconds)
+            with suppress(LightkeeperError):  # taken over by another one, who was faster
+                self._move(from_remote, remote, "write", path)
+                return self._arrival(path, remote, _UPDATE, found.size - found.size % ALIGNED)
+        return self._arrival(path, remote, _UPDATE | _REPLACE | _MAKE_PATH, 0)
+
+    def _arrival(self, path: str, remote: str, flags: int, done: int) -> "_XrootdArrival":
+        file = self._new_file()
+        self.told(file.open, f"{self._server}/{remote}", flags, 0o644, self.answer_seconds, doing="write", path=path)
+        if done:
+            self.told(file.truncate, done, self.answer_seconds, doing="write", path=path)
+        return _XrootdArrival(self, path, file, done)
 
     def rename(self, source: str, target: str) -> None:
         """Move within the storage, atomic, parents made; an existing target is replaced."""
@@ -485,6 +514,43 @@ class _RemoteFile(io.RawIOBase):
             with suppress(LightkeeperError):  # everything that was wanted has been read
                 self._storage.told(self._file.close, self._storage.clean_up_seconds, doing="read", path=self._path)
         super().close()
+
+
+class _XrootdArrival:
+    """A file on the server that is being written and read back."""
+
+    def __init__(self, storage: XrootdStorage, path: str, file: Any, done: int) -> None:
+        self._storage = storage
+        self._path = path
+        self._file = file
+        self._done = done
+
+    @property
+    def done(self) -> int:
+        """Its bytes so far."""
+        return self._done
+
+    def write(self, data: memoryview) -> None:
+        """Append."""
+        self._told(self._file.write, bytes(data), self._done, 0, self._storage.answer_seconds, doing="write")
+        self._done += data.nbytes
+
+    def sync(self) -> None:
+        """The server has synced it when this returns."""
+        self._told(self._file.sync, SYNC_SECONDS, doing="write")
+
+    def read(self, position: int, into: memoryview) -> int:
+        """Some bytes from there on, as the server reads them; maybe from its memory."""
+        data = self._told(self._file.read, position, into.nbytes, self._storage.answer_seconds, doing="read")
+        into[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._told(self._file.close, SYNC_SECONDS, doing="write")
+
+    def _told(self, call: Any, *arguments: Any, doing: str) -> Any:
+        return self._storage.told(call, *arguments, doing=doing, path=self._path)
 
 
 @lru_cache(maxsize=1)
