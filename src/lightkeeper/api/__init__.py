@@ -24,6 +24,7 @@ from lightkeeper.context import Context
 from lightkeeper.domain.errors import LightkeeperError, NotFound, Refused
 from lightkeeper.domain.names import printable
 from lightkeeper.steps import audit, produce, report, topology
+from lightkeeper.steps import rules as rules_step
 from lightkeeper.store import reports
 
 STATUS = {
@@ -97,8 +98,10 @@ def make_api(ctx: Context, token: str) -> FastAPI:
 
     @app.get("/api/v1/status")
     def status() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        late = [{"rule": rule.name, "why": rule.late} for rule in rules_step.late(ctx)]
         with ctx.db.transaction() as conn:
-            return asdict(reports.totals(conn)) | {"overdue": [asdict(o) for o in reports.overdue(conn)]}
+            overdue = [asdict(o) for o in reports.overdue(conn)]
+            return asdict(reports.totals(conn)) | {"overdue": overdue, "late": late}
 
     # --- topology
     @app.post("/api/v1/topology", dependencies=[Depends(operator)])

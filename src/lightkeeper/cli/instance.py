@@ -33,7 +33,8 @@ def status(as_json: AsJson = False) -> None:
     with client() as api:
         totals = api.status()
     late = [f"{o['rows']} {o['kind']}s {o['state']} too long" for o in totals["overdue"]]
-    in_words = {"running": _in_words(runs)} | totals | {"overdue": late}
+    missed = [f"rule {o['rule']}: {o['why']}" for o in totals["late"]]
+    in_words = {"running": _in_words(runs)} | totals | {"overdue": late, "late": missed}
     show({"running": runs} | totals if as_json else in_words, as_json=as_json)
 
 

@@ -10,6 +10,8 @@ from lightkeeper.domain.catalog import SiteKind, StorageElement
 from lightkeeper.domain.healing import TransformationFacts, remedy
 from lightkeeper.domain.policy import Policy
 from lightkeeper.domain.states import Production, Transformation
+from lightkeeper.steps import rules
+from lightkeeper.steps.rules import Rule
 from lightkeeper.store import db, reports, topology, work
 from lightkeeper.store.reports import (
     Healed,
@@ -98,6 +100,7 @@ class Overview:
 
 def look(ctx: Context) -> Overview:
     """The facts of now."""
+    late = rules.late(ctx)
     with ctx.db.transaction() as conn:
         at = db.now(conn)
         totals = reports.totals(conn)
@@ -114,7 +117,7 @@ def look(ctx: Context) -> Overview:
         overdue = reports.overdue(conn)
     return Overview(
         at=at,
-        verdict=judge(totals, nights, transformations, policies, elements, overdue),
+        verdict=judge(totals, nights, transformations, policies, elements, overdue, late),
         now=what_runs(totals),
         totals=totals,
         embedded_database=not ctx.settings.database_url,
@@ -142,12 +145,14 @@ def judge(
     policies: Sequence[Policy],
     storages: Sequence[StorageElement],
     overdue: Sequence[Overdue] = (),
+    late: Sequence[Rule] = (),
 ) -> Verdict:
     """Whether all is well, or what needs a person. A refused delivery is kept safe and told of: it wakes nobody."""
     if not storages:
         return Verdict("empty", "There is nothing to look after yet.")
     failed = [t for t in transformations if t.failed and t.status is not Transformation.COMPLETED]
     needs = [*_failed_work(failed), *_stuck_copies(totals, nights, policies, storages), *_resting(overdue)]
+    needs += [f"rule {rule.name}: {rule.late}" for rule in late]
     if needs:
         look_with = tuple(f"lightkeeper transformation report {t.id}" for t in failed[:SAID])
         return Verdict("person", f"A person is needed: {'; '.join(needs)}.", look_with)
