@@ -93,7 +93,7 @@ def leases_of_the_dead_end(world: World) -> None:
 def test_of_three_workers_one_sleeps_beyond_its_lease_or_is_killed_and_nothing_is_done_twice(
     world: World, tmp_path: Path
 ):
-    three_workers(world, tmp_path, 4, random.Random(SEED))
+    three_workers(world, tmp_path, 2, random.Random(SEED))
 
 
 @pytest.mark.nightly

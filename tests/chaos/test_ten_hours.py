@@ -70,7 +70,7 @@ class Simulation:
             assert invariants.violations(conn) == [], f"after {self.clock}"
 
     def _deliver(self) -> None:
-        for _ in range(self.chance.randrange(3)):
+        for _ in range(self.chance.randrange(2)):
             self.delivered += 1
             self.world.deliver(f"/test/raw/n{self.delivered}.plain", content="light" * self.chance.randrange(3000))
 
