@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lightkeeper.client import Client
-from lightkeeper.domain.errors import Corrupt, LightkeeperError, NotFound, Refused, Unavailable
+from lightkeeper.domain.errors import Corrupt, LightkeeperError, NotFound, Offline, Refused, Unavailable
 from lightkeeper.domain.fixity import Sums, chunks_of
 from lightkeeper.ports import Storage
 
@@ -142,7 +142,8 @@ class Pilot:
             except (Corrupt, NotFound) as error:
                 bad.append({"lfn": file["lfn"], "storage": source["storage"], "why": error.message})
             except Unavailable as error:
-                bad.append({"lfn": file["lfn"], "storage": source["storage"], "why": error.message, "silent": True})
+                if not isinstance(error, Offline):
+                    bad.append({"lfn": file["lfn"], "storage": source["storage"], "why": error.message, "silent": True})
                 print(f"{file['lfn']} at {source['storage']}: {error.message}", flush=True)
             else:
                 return

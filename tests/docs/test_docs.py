@@ -82,6 +82,7 @@ BEFORE = {
     "recover-after-a-crash.md": PRESERVED,
     "put-and-get-files.md": PRESERVED,
     "audit-a-storage.md": PRESERVED,
+    "restore-a-lost-file.md": PRESERVED,
     "register-existing-files.md": PRESERVED,
     "work-with-datasets.md": PRESERVED,
     "say-what-files-are-owed.md": PRESERVED,

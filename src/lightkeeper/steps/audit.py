@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from lightkeeper.context import Context
 from lightkeeper.domain.auditing import WINDOW, Schedule, credit, days_for_a_pass, paid_for, schedule
 from lightkeeper.domain.catalog import Media, StorageElement
-from lightkeeper.domain.errors import LightkeeperError, NotFound, Refused, Unavailable, nearest
+from lightkeeper.domain.errors import LightkeeperError, NotFound, Offline, Refused, Unavailable, nearest
 from lightkeeper.domain.fixity import chunks_of, fixity_of
 from lightkeeper.domain.names import printable
 from lightkeeper.domain.states import Replica
@@ -109,8 +109,9 @@ def _take_turn(ctx: Context, element: StorageElement, plan: Schedule, piece: Pie
             markers.ensure(ctx, element)  # raises when it is the storage, not the copy
             ctx.log.warning("copy cannot be read now", file=copy.path, at=element.name, why=error.message)
             unread += 1
-            with ctx.db.transaction() as conn:
-                suspicion.note(conn, FailedRead(copy.file_id, copy.storage_id, "scrub", error.message), WINDOW)
+            if not isinstance(error, Offline):
+                with ctx.db.transaction() as conn:
+                    suspicion.note(conn, FailedRead(copy.file_id, copy.storage_id, "scrub", error.message), WINDOW)
         else:
             read += copy.size
             if fault:

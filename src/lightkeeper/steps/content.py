@@ -28,6 +28,7 @@ from lightkeeper.domain.errors import (
     Invalid,
     LightkeeperError,
     NotFound,
+    Offline,
     Refused,
     Unavailable,
     nearest,
@@ -187,6 +188,8 @@ def _did_not_read(ctx: Context, file: FileRow, element: StorageElement, error: L
     """A copy that did not read counts no more until it is audited; a storage that does not answer says nothing."""
     ctx.log.warning("copy not read", file=file.lfn, at=element.name, why=error.message)
     silent = isinstance(error, Unavailable)
+    if isinstance(error, Offline):
+        return error  # it is on tape, as it should be
     if silent or markers.is_there(ctx, element):
         with ctx.db.transaction() as conn:
             read = FailedRead(file.file_id, element.storage_id, "get", error.message)

@@ -111,4 +111,4 @@ def _again(maker: str | None) -> str:
     """What is left to do about a file without a good copy."""
     if maker is None:
         return "no good copy is left: put it again if its bytes are anywhere, or adopt them where they lie"
-    return f"no good copy is left: {maker} made it; lightkeeper file provenance tells from what"
+    return f"no good copy is left: {maker} made it; lightkeeper why tells from what"

@@ -98,8 +98,10 @@ def facts(conn: Connection, storage_id: int, lines: int) -> tuple[list[int], lis
                f.size, encode(f.sha256, 'hex') AS sha256, lpad(to_hex(f.adler32), 8, '0') AS adler32, f.created,
                f.set_id, f.activity_id, f.extra, bd.path || '/' || b.name AS by
           FROM (SELECT * FROM manifest_due WHERE storage_id = %(storage)s ORDER BY due_id LIMIT %(lines)s) q
-          LEFT JOIN file f ON CASE WHEN q.dir_id IS NULL THEN f.file_id = q.file_id
-                                   ELSE f.dir_id = q.dir_id AND f.name = q.name END
+          LEFT JOIN LATERAL (
+               SELECT * FROM file WHERE file_id = q.file_id AND q.dir_id IS NULL
+                UNION ALL
+               SELECT * FROM file WHERE dir_id = q.dir_id AND name = q.name) f ON true
           LEFT JOIN directory d ON d.dir_id = coalesce(f.dir_id, q.dir_id)
           LEFT JOIN replica r ON r.file_id = f.file_id AND r.storage_id = %(storage)s
           LEFT JOIN supersession s ON s.file_id = f.file_id
@@ -456,8 +458,9 @@ class Telling:
                   LEFT JOIN directory d ON d.path = l.directory
                  WHERE l.differs IN ('new', 'copy')
                    AND NOT EXISTS (SELECT FROM manifest_due q
-                                    WHERE q.storage_id = %(storage)s
-                                      AND (q.file_id = l.file_id OR q.dir_id = d.dir_id AND q.name = l.name))
+                                    WHERE q.storage_id = %(storage)s AND q.file_id = l.file_id)
+                   AND NOT EXISTS (SELECT FROM manifest_due q
+                                    WHERE q.storage_id = %(storage)s AND q.dir_id = d.dir_id AND q.name = l.name)
                  ORDER BY 1
                  LIMIT %(limit)s
                 """,
