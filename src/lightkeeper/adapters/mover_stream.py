@@ -140,10 +140,11 @@ def _write(pieces: "Iterator[_Piece]") -> "Iterator[list[_Stretch]]":
         file = piece.file
         try:
             if file.error is None and file.arrival is not None and piece.count:
+                file.told.before(file.at + piece.count)
                 file.arrival.write(piece.data)
                 size += piece.count
                 file.at += piece.count
-                file.told.at(file.at)
+                file.told.after(file.at)
             if file.error is None and piece.block is None:
                 file.told.at(file.at, last=True)
         except _FAILURES as error:
@@ -383,6 +384,16 @@ class _Told:
                 self._tell(done)
                 self._told = time.monotonic()
 
+    def before(self, done: int) -> None:
+        """So many bytes will be written next: a rate is kept by waiting before, not after."""
+        if self._paced:
+            self.at(done)
+
+    def after(self, done: int) -> None:
+        """So many bytes are written."""
+        if not self._paced:
+            self.at(done)
+
     def again(self) -> None:
         """It goes on, although nothing more is written."""
         if time.monotonic() - self._told >= self._every and self._telling.acquire(blocking=False):
@@ -393,12 +404,13 @@ class _Told:
                 self._telling.release()
 
     def over(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """`chunks`, told of when each is gone."""
+        """`chunks`, told of as they go."""
         done = 0
         for chunk in chunks:
-            yield chunk
             done += len(chunk)
-            self.at(done)
+            self.before(done)
+            yield chunk
+            self.after(done)
 
 
 def _is_near(storage: Storage) -> bool:
