@@ -1,5 +1,5 @@
 """What went wrong at other observatories and experiments, as tests: it cannot happen here. The numbers are those of
-the reliability page; R1 to R5 and R8, on deletion, are in test_deletions.py and test_double_workers.py."""
+the reliability page; R1 to R5 and R8, on deletion, are in test_deletion.py and test_double_workers.py."""
 
 import zlib
 

@@ -28,7 +28,20 @@ from tests.steps.test_work import Hands, go_on
 from lightkeeper.adapters.mover_stream import StreamMover
 from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.domain.errors import LightkeeperError, NotFound
-from lightkeeper.steps import audit, delete, files, heal, ingest, manifests, produce, replicate, rules, run, transfer
+from lightkeeper.steps import (
+    audit,
+    delete,
+    files,
+    heal,
+    ingest,
+    manifests,
+    produce,
+    replicate,
+    rules,
+    run,
+    topology,
+    transfer,
+)
 from lightkeeper.store import invariants
 from lightkeeper.testing.faults import CorruptingMover, Network
 
@@ -136,6 +149,15 @@ class History(RuleBasedStateMachine):
             here.mkdir()  # the folder where it should be mounted
         self.away ^= {name}
 
+    @rule(
+        name=st.sampled_from(CENTRES),
+        how=st.sampled_from(["status: {write: false}", "status: {read: false}", "draining: true", ""]),
+    )
+    def the_topology_says_otherwise(self, name: str, how: str) -> None:
+        """What may be done on a storage, until the topology is applied again."""
+        with suppress(LightkeeperError):  # its disk is not there
+            self._apply(name, how)
+
     # --- what files are owed, and what they are, changes
     @rule(copies=st.integers(1, 3), level=st.integers(0, 1), lifetime=st.sampled_from([None, 1.0]))
     def a_rule_is_added(self, copies: int, level: int, lifetime: float | None) -> None:
@@ -232,6 +254,11 @@ class History(RuleBasedStateMachine):
         assert not broken, broken
 
     # --- helpers
+    def _apply(self, name: str, how: str) -> None:
+        more = f", {how}" if how else ""
+        root = f'"{self.world.root}/{name}"'
+        topology.apply(self.world.ctx, f"storages: {{{name}: {{site: {name.capitalize()}, root: {root}{more}}}}}")
+
     def _finish_a_job(self) -> None:
         if self.jobs:
             hands, job = self.jobs.pop()
@@ -280,6 +307,8 @@ class History(RuleBasedStateMachine):
         self.network.full.clear()
         for name in list(self.away):
             self.a_disk_is_lost_or_mounted_again(name)
+        for name in CENTRES:
+            self._apply(name, "")
         heal.after_restart(self.world.ctx)
         self.world.value("UPDATE pilot SET seen = now() - interval '1 day'")
         self.world.value("UPDATE job SET state_since = now() - interval '1 day' WHERE state = 'Completing'")
