@@ -21,7 +21,7 @@ from lightkeeper.steps import heal, ingest, manifests, replicate, transfer
 from lightkeeper.store.db import Database
 
 SEED = int(os.environ.get("LIGHTKEEPER_TEST_SEED", "1"))
-CALLS = ("sendto", "write", "fsync", "renameat", "unlinkat", "unlink", "mkdirat")
+CALLS = ("sendto", "write", "pwrite64", "fsync", "fdatasync", "renameat", "unlinkat", "unlink", "mkdirat")
 
 
 @pytest.fixture(autouse=True)

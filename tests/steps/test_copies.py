@@ -205,6 +205,41 @@ def test_a_crash_between_arrival_and_commit_copies_again_over_itself(world: Worl
     assert len(world.copies(FILE)) == 2
 
 
+def test_a_copy_that_was_made_and_not_recorded_is_read_back_and_not_made_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    world.register(FILE)
+
+    class Crash(Exception):
+        pass
+
+    def crash(*_: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer.transfers, "arrived", crash)
+        with pytest.raises(Crash):
+            world.settle()
+    heal.after_restart(world.ctx)
+    world.value("UPDATE transfer SET not_before = now() RETURNING 1")
+    transfer.carry_out(world.having(mover=Dead()).ctx)
+    assert len(world.copies(FILE)) == 2
+    assert world.value("SELECT state::text || attempts FROM transfer") == "Done2"
+
+
+def test_a_copy_that_is_there_with_other_bytes_is_made_again(world: World):
+    world.register(FILE)
+    replicate.settle(world.ctx)
+    faulty = world.having(mover=Dead())
+    transfer.carry_out(faulty.ctx)
+    element = {s.storage_id: s for s in world.storages}[world.value("SELECT target_id FROM transfer")]
+    whole = bytes_at(world, "north")
+    assert whole is not None
+    PosixStorage(element.name, element.root).write(FILE, [b"x" * len(whole)])
+    world.settle()
+    assert bytes_at(world, element.name) == whole
+
+
 def test_a_late_worker_whose_transfer_was_taken_over_records_nothing(world: World):
     world.register(FILE)
     replicate.settle(world.ctx)
