@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -290,3 +291,36 @@ def test_the_corrupting_mover_damages_the_first_copies_and_reading_back_finds_it
         assert sum(a != b for a, b in zip(content(target, f"/bad-{number}"), whole, strict=True)) == 1
     assert copied(mover, source, PATH, target, "/good", ignore) == right
     assert content(source, PATH) == whole
+
+
+def test_of_many_small_copies_no_more_are_begun_when_nobody_listens_any_more(tmp_path):
+    """A storage that breaks one connection does not have all files of a stream sent to it for nothing."""
+
+    class Far:
+        """A storage behind a network, as far as the mover can tell."""
+
+        def __init__(self, storage):
+            self._storage = storage
+            self.written = 0
+
+        def write(self, path, chunks):
+            self.written += 1
+            time.sleep(0.02)
+            return self._storage.write(path, chunks)
+
+        def __getattr__(self, name):
+            if name in ("open", "delete", "stat", "list", "rename", "probe"):
+                return getattr(self._storage, name)
+            raise AttributeError(name)
+
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    source, target = PosixStorage("here", tmp_path / "here"), Far(PosixStorage("there", tmp_path / "there"))
+    for number in range(100):
+        source.write(f"/{number}", [b"light"])
+    copies = [Copy(source, f"/{n}", target, f"/{n}", 5, (), key=str(n), progress=lambda _: None) for n in range(100)]
+    outcomes = StreamMover().carry(copies)
+    told = next(outcomes)
+    outcomes.close()
+    assert target.written < 50
+    assert [entry.path for entry in target.list()] == [told.copy.target_path]

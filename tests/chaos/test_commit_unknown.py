@@ -51,7 +51,7 @@ def behind_a_cutting_proxy(
 
 def live(world: World, chance: random.Random, points: int) -> Commits:
     """Let files come, be copied and be freed until that many COMMITs were cut, and everything is at rest."""
-    with behind_a_cutting_proxy(world, chance, often=0.25, most=points) as (ctx, commits):
+    with behind_a_cutting_proxy(world, chance, often=0.4, most=points) as (ctx, commits):
         number = rounds = 0
         while commits.lost < points or number == 0:
             if rounds % 20 == 0:
@@ -99,8 +99,8 @@ def test_a_thousand_lost_answers_to_commits_lose_and_double_nothing(
     fresh_worlds: Callable[[], AbstractContextManager[World]],
 ):
     lost = 0
-    for number in range(20):
+    for number in range(10):
         print("seed", SEED + number)
         with fresh_worlds() as world:
-            lost += live(world, random.Random(SEED + number), points=50).lost
+            lost += live(world, random.Random(SEED + number), points=100).lost
     assert lost == 1000

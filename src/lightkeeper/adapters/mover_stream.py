@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Generic, TypeVar, cast
@@ -63,9 +63,23 @@ class StreamMover:
         if len(small) == 1:
             yield self._one_after_the_other(small[0])
         elif small:
-            with ThreadPoolExecutor(min(AT_ONCE, len(small)), "copy") as pool:
-                for ended in as_completed([pool.submit(self._one_after_the_other, copy) for copy in small]):
-                    yield ended.result()
+            yield from self._side_by_side(small)
+
+    def _side_by_side(self, copies: Sequence[Copy]) -> Generator[Copied]:
+        """Several at once. Whoever listens no longer has no more of them begun."""
+        untold: set[Future[Copied]] = set()
+        try:
+            with ThreadPoolExecutor(min(AT_ONCE, len(copies)), "copy") as pool:
+                untold |= {pool.submit(self._one_after_the_other, copy) for copy in copies}
+                try:
+                    for ended in as_completed(list(untold)):
+                        untold.remove(ended)
+                        yield ended.result()
+                finally:
+                    untold = {future for future in untold if not future.cancel()}
+        finally:
+            for ended in untold:
+                _discard(ended.result().copy)
 
     def _one_after_the_other(self, copy: Copy) -> Copied:
         told = _Told(copy, self._progress_seconds)

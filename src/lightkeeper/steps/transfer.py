@@ -182,6 +182,7 @@ def _carried(ctx: Context, stream: list[ClaimedTransfer], way: _Way) -> Iterator
         for arrival, transfer in transfers_of.items()
     ]
     verified: list[tuple[str, str]] = []
+    unanswered = 0
     with closing(mover.carry(copies)) as outcomes:
         for ended in outcomes:
             transfer = transfers_of[ended.copy.target_path]
@@ -190,8 +191,9 @@ def _carried(ctx: Context, stream: list[ClaimedTransfer], way: _Way) -> Iterator
                 verified.append((ended.copy.target_path, transfer.path))
             else:
                 yield transfer, error
-            if isinstance(error, Unavailable):
-                break  # whoever does not answer now will not answer for the next file either
+            unanswered += isinstance(error, Unavailable)
+            if unanswered > 1:
+                break  # one connection may break; who does not answer twice will not answer for the next file either
     for (arrival, _), error in zip(verified, _renamed(target, verified), strict=True):
         yield transfers_of[arrival], error
 
