@@ -15,7 +15,7 @@ import httpx2 as httpx
 import pytest
 
 from lightkeeper.adapters.storage_tape_rest import TapeRestStorage
-from lightkeeper.domain.errors import NotFound, Offline, Refused, Unavailable
+from lightkeeper.domain.errors import NotFound, Refused, Unavailable
 from lightkeeper.ports import Locality, Staging
 from lightkeeper.testing.storage_conformance import PATH, StorageConformance
 from lightkeeper.testing.tape_conformance import FILES, LONG, TapeConformance, content, until
@@ -53,7 +53,7 @@ class StagingFirst(TapeRestStorage):
         for _ in range(100):
             try:
                 return super().open(path)
-            except Offline:
+            except Unavailable:  # Offline, or replaced by another writer and dropped while it was opened
                 request = self.stage([path], timedelta(minutes=1))
                 until(lambda r=request: all(s.state is not Staging.WAITING for s in self.staged(r).values()))
         raise AssertionError("it never stays")
