@@ -687,7 +687,7 @@ def test_a_transfer_or_a_deletion_does_not_touch_a_disk_that_is_not_mounted(worl
         transfer.carry_out(world.ctx)
     away = unmount(world, "mountain")
     delete.delete(world.ctx)
-    assert world.copies(FILE)["mountain"] == "Deleting"
+    assert world.copies(FILE)["mountain"] == "Available"
     mount(world, "mountain", away)
     world.settle()
     assert "mountain" not in world.copies(FILE)
