@@ -18,7 +18,7 @@ from tests.steps.test_audit import names, on_disk, with_settings
 from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.domain import manifest
 from lightkeeper.domain.errors import Corrupt, Refused
-from lightkeeper.steps import audit, compare, delete, files, heal, manifests, recovery, replicate
+from lightkeeper.steps import audit, compare, delete, files, heal, manifests, recovery, replicate, topology
 from lightkeeper.store import provenance
 from lightkeeper.store.db import Database
 
@@ -554,6 +554,24 @@ def test_a_catalogue_of_yesterday_is_reconciled_with_its_storages_and_deletes_no
             tell(old)
             broken = [v for v in old.violations() if not v.startswith("I13 ") or "is dark since" not in v]
             assert broken == []
+
+
+def test_a_storage_with_manifests_that_is_taken_up_by_a_new_catalogue_begins_a_recovery(
+    world: World, fresh_worlds: FreshWorlds
+):
+    world.register(*names(3))
+    tell(world)
+    with fresh_worlds() as new:
+        shutil.copytree(world.root / "north", new.root / "west")
+        (new.root / "west" / ".lightkeeper" / "storage").unlink()
+        west = f'{{version: 1, sites: {{West: {{}}}}, storages: {{west: {{site: West, root: "{new.root}/west"}}}}}}'
+        topology.apply(new.ctx, west, dry_run=True)
+        assert not recovery.status(new.ctx).under_way
+        topology.apply(new.ctx, west)
+        assert "west" in recovery.status(new.ctx).why
+        assert recovery.rebuild(new.ctx, "west").files == 3
+        while audit.recheck(new.ctx):
+            pass
 
 
 def test_a_catalogue_that_is_older_than_its_storages_notices_it_before_it_deletes(world: World, server: str):

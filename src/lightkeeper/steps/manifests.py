@@ -5,7 +5,7 @@ Worker: write_due every 20 s. Called by fsck, and by the API. Safe to run twice:
 a time, under a lease; what a dead writer left is a manifest like any other, and the next one tells the same again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -97,11 +97,14 @@ def notice_newer(ctx: Context, element: StorageElement) -> bool:
     return True
 
 
-def look_for_newer(ctx: Context) -> None:
-    """At the start of a program, before anything may be deleted: see whether the catalogue is behind a storage."""
+def look_for_newer(ctx: Context, elements: Sequence[StorageElement] | None = None) -> None:
+    """At the start of a program, before anything may be deleted, and when storages are taken up: see whether the
+    catalogue is behind one of these storages, or of all."""
     with ctx.db.transaction() as conn:
-        elements = [s for s in topology.storages(conn) if s.readable]
-    for element in elements:
+        known = topology.storages(conn)
+    for element in known if elements is None else elements:
+        if not element.readable:
+            continue
         try:
             markers.ensure(ctx, element, write=False)
             notice_newer(ctx, element)

@@ -21,7 +21,7 @@ from lightkeeper.domain.policy import MIN_COPIES_TO_FREE, Policy, members_of
 from lightkeeper.domain.query import Query
 from lightkeeper.domain.units import exact_bytes, exact_rate, exact_time, parse_bytes, parse_rate, parse_time
 from lightkeeper.ports import needs_staging
-from lightkeeper.steps import markers
+from lightkeeper.steps import manifests, markers
 from lightkeeper.store import scrub, stage, topology
 from lightkeeper.store.db import Connection
 from lightkeeper.store.topology import Declared
@@ -203,6 +203,7 @@ def apply(ctx: Context, text: str, *, dry_run: bool = False) -> list[str]:
     with ctx.db.transaction() as conn:
         elements = [s for s in topology.storages(conn) if s.name in document.storages and s.enabled]
     markers.take_up(ctx, elements)
+    manifests.look_for_newer(ctx, [s for s in elements if f"storage {s.name}: new" in changes])
     return changes
 
 
