@@ -106,6 +106,7 @@ def _topology() -> str:
         ("sites", topology.SitePart),
         ("sites.computing", topology.Computing),
         ("storages", topology.StoragePart),
+        ("storages.protocols", topology.ProtocolPart),
         ("storages.status", topology.StatusPart),
         ("storages.scrub", topology.ScrubPart),
         ("links", topology.LinkPart),

@@ -106,6 +106,15 @@ class Settings(BaseSettings):
     pilot_silence: Seconds = Field(timedelta(seconds=60), description="A pilot unheard of for so long is lost.")
     heartbeat: Seconds = Field(timedelta(seconds=5), description="How often a pilot says that it is alive.")
 
+    probe_every: Seconds = Field(
+        timedelta(seconds=60),
+        gt=timedelta(0),
+        description="How often each storage is probed; a quarter of that while something is wrong with it.",
+    )
+    probe_timeout: Seconds = Field(
+        timedelta(seconds=30), gt=timedelta(0), description="A probe that takes longer has failed."
+    )
+
     scrub_every: Seconds = Field(
         timedelta(days=90), ge=timedelta(0), description="How often each copy on disk is read again; 0: never."
     )

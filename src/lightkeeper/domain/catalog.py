@@ -1,7 +1,7 @@
 """Files, replicas, storage elements, sites, links, metadata keys."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from math import isfinite
@@ -154,6 +154,16 @@ class Media(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class StorageProtocol:
+    """One way to speak to a storage. `rank` 0 is tried first; `answers`: not found away by the last probes."""
+
+    rank: int
+    driver: str
+    root: str
+    answers: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class StorageElement:
     """A storage at a site. `root` is where its driver finds it; with `ingest`, deliveries are made there. `attributes`
     are what storage expressions ask for; the site's latitude and longitude are in degrees, north and east positive.
@@ -187,6 +197,12 @@ class StorageElement:
     quota: int | None = None
     used: int = 0
     health: Health = Health.GOOD
+    protocols: tuple[StorageProtocol, ...] = ()
+    """Every way to speak to it; `driver` and `root` are those of the one that is used now."""
+
+    def by(self, protocol: StorageProtocol) -> "StorageElement":
+        """The storage as one of its protocols speaks to it."""
+        return replace(self, driver=protocol.driver, root=protocol.root)
 
     @property
     def readable(self) -> bool:
@@ -233,6 +249,11 @@ class StorageElement:
         if self.health is Health.BANNED:
             return "does not answer"
         return "" if self.has_room(size) else f"is full: its quota is {readable_bytes(self.quota or 0)}"
+
+
+def in_use(protocols: Sequence[StorageProtocol]) -> StorageProtocol:
+    """The protocol by which a storage is spoken to: the first that answers; when none does, the first."""
+    return next((protocol for protocol in protocols if protocol.answers), protocols[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import product
 
 from lightkeeper.domain.catalog import SiteKind, StorageElement
 from lightkeeper.domain.errors import Corrupt, LightkeeperError, NotFound, Refused
@@ -169,6 +170,22 @@ def best_source(
             source.storage_id,
         ),
     ).storage_id
+
+
+def ways(source: StorageElement, target: StorageElement) -> list[tuple[StorageElement, StorageElement]]:
+    """The pairs of protocols by which files can go from one storage to another, the best first: those that answer, the
+    same protocol on both sides, which copies without us, then by their order."""
+    if len(source.protocols) + len(target.protocols) <= 2:
+        return [(source, target)]
+    pairs = sorted(
+        product(source.protocols, target.protocols),
+        key=lambda pair: (
+            not (pair[0].answers and pair[1].answers),
+            pair[0].driver != pair[1].driver,
+            pair[0].rank + pair[1].rank,
+        ),
+    )
+    return [(source.by(one), target.by(other)) for one, other in pairs]
 
 
 def _room(source: StorageElement, target: StorageElement, link: LinkLimit, load: Load) -> int:

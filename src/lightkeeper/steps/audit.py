@@ -17,7 +17,7 @@ from lightkeeper.domain.errors import LightkeeperError, NotFound, Offline, Refus
 from lightkeeper.domain.fixity import chunks_of, fixity_of
 from lightkeeper.domain.names import printable
 from lightkeeper.domain.states import Replica
-from lightkeeper.steps import manifests, markers
+from lightkeeper.steps import manifests, markers, probe
 from lightkeeper.store import catalog, db, invariants, suspicion, topology, transfers, transitions
 from lightkeeper.store import manifests as store_manifests
 from lightkeeper.store import scrub as passes
@@ -290,6 +290,8 @@ def recheck(ctx: Context) -> int:
             if fault:
                 markers.ensure(ctx, element)
         except Unavailable as error:  # says nothing about the copy; whoever asked asks again
+            with ctx.db.transaction() as conn:
+                probe.work_failed(conn, [element], error)
             ctx.log.warning("copy cannot be read now", file=copy.path, at=element.name, why=error.message)
             continue
         with ctx.db.transaction() as conn:

@@ -89,7 +89,7 @@ def claim(ctx: Context, pilot: PilotRow) -> dict[str, Any] | None:
                 "lfn": file.lfn,
                 "size": file.size,
                 "sha256": file.sha256,
-                "sources": [_place(s) for s in sources.get(file.file_id, [])],
+                "sources": [_place(s.by(p)) for s in sources.get(file.file_id, []) for p in s.protocols if p.answers],
             }
             for file in files
         ],

@@ -4,6 +4,7 @@ Called by the API for `lightkeeper apply`. What the document does not mention st
 """
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from lightkeeper.context import Context
-from lightkeeper.domain.catalog import Media, SiteKind, StorageElement
+from lightkeeper.domain.catalog import Media, SiteKind, StorageElement, StorageProtocol
 from lightkeeper.domain.errors import Conflict, Invalid, LightkeeperError, Refused, nearest
 from lightkeeper.domain.expressions import check_keys, parse_expression
 from lightkeeper.domain.names import parse_name, printable
@@ -69,15 +70,24 @@ class StatusPart(Part):
     delete: bool = True
 
 
+class ProtocolPart(Part):
+    """One way to speak to a storage: the driver, and where it finds the storage's root."""
+
+    driver: str
+    root: str
+
+
 class StoragePart(Part):
     """A storage element. `ingest`: the array control delivers here. `enabled: false`: it is given up, and its copies do
-    not count. `draining`: its copies are made elsewhere, then deleted here. `quota` like '10 TB'. `attributes`: what
+    not count. `protocols`, instead of `driver` and `root`: several ways to the same files, the first that answers is
+    used. `draining`: its copies are made elsewhere, then deleted here. `quota` like '10 TB'. `attributes`: what
     storage expressions ask for. `max_transfers`, `max_rate`: streams, and bytes per second, from and to it at once.
     `buffer`: of a tape storage, how much may be staged at once, like '50 TB'; else as much as is wanted."""
 
     site: str
-    root: str
+    root: str = ""
     driver: str = "posix"
+    protocols: list[ProtocolPart] = []
     media: Media = Media.DISK
     ingest: bool = False
     enabled: bool = True
@@ -178,6 +188,8 @@ def _known_keys(place: tuple[int | str, ...]) -> list[str]:
         model = Computing
     if "scrub" in place[2:-1]:
         model = ScrubPart
+    if "protocols" in place[2:-1]:
+        model = ProtocolPart
     if "status" in place[2:-1]:
         model = StatusPart
     return [field.alias or name for name, field in model.model_fields.items()]
@@ -214,7 +226,8 @@ def _check(ctx: Context, conn: Connection, document: Document) -> None:
     for name, storage in document.storages.items():
         parse_name(name, "storage")
         _is_known(storage.site, sites, f"storages.{name}.site")
-        _is_known(storage.driver, ctx.storage_drivers, f"storages.{name}.driver")
+        for way in _ways(name, storage):
+            _is_known(way.driver, ctx.storage_drivers, f"storages.{name}.driver")
         _schedule(storage)
         _check_tape(ctx, name, storage)
         _rate(storage)
@@ -243,27 +256,34 @@ def _check(ctx: Context, conn: Connection, document: Document) -> None:
             members_of(query, vocabulary)
         except Invalid as error:
             raise Invalid(f"policies.{name}.files: {error.message}", hint=error.hint) from None
-    used = {s.name: s for s in topology.storages(conn)}
+    used = _used(conn)
     for name, storage in document.storages.items():
-        if name in used and used[name].root != storage.root and topology.holds_replicas(conn, used[name].storage_id):
+        root = _ways(name, storage)[0].root
+        if name in used and used[name].retired:
             raise Conflict(
-                f"storage {name} holds replicas below {used[name].root}, so its root cannot become {storage.root}",
+                f"storage {name} was decommissioned on {used[name].retired:%Y-%m-%d}",
+                hint="leave it out of the document, or take another name",
+            )
+        if name in used and used[name].root != root and topology.holds_replicas(conn, used[name].storage_id):
+            raise Conflict(
+                f"storage {name} holds replicas below {used[name].root}, so its root cannot become {root}",
                 hint="add a new storage and let policies fill it",
             )
 
 
 def _check_tape(ctx: Context, name: str, part: StoragePart) -> None:
     """Raises Invalid for a storage that must be staged from and is not said to be on tape, and the other way round."""
-    if needs_staging(ctx.storage_drivers[part.driver]):
+    driver = _ways(name, part)[0].driver
+    if needs_staging(ctx.storage_drivers[driver]):
         if part.media is not Media.TAPE:
-            raise Invalid(f"storages.{name}: the driver '{part.driver}' is for tape", hint="media: tape")
+            raise Invalid(f"storages.{name}: the driver '{driver}' is for tape", hint="media: tape")
         if part.ingest:
             raise Invalid(
                 f"storages.{name}: nothing is delivered to tape", hint="deliver to a disk; a rule does the rest"
             )
         _buffer(part)
     elif part.buffer is not None:
-        raise Invalid(f"storages.{name}: the driver '{part.driver}' has no buffer", hint="buffer: is for driver: tape")
+        raise Invalid(f"storages.{name}: the driver '{driver}' has no buffer", hint="buffer: is for driver: tape")
 
 
 def _buffer(part: StoragePart) -> int | None:
@@ -330,14 +350,15 @@ def _elements(conn: Connection, document: Document) -> list[StorageElement]:
 
 def _element(name: str, part: StoragePart, kind: SiteKind = SiteKind.DATA_CENTRE, country: str = "") -> StorageElement:
     """A storage as the document says; what only the database knows is left out."""
+    ways = _ways(name, part)
     return StorageElement(
         0,
         name,
         part.site,
         kind,
         part.media,
-        part.driver,
-        part.root,
+        ways[0].driver,
+        ways[0].root,
         ingest=part.ingest,
         enabled=part.enabled,
         country=country,
@@ -347,7 +368,26 @@ def _element(name: str, part: StoragePart, kind: SiteKind = SiteKind.DATA_CENTRE
         delete=part.status.delete,
         draining=part.draining,
         quota=_quota(part),
+        protocols=ways,
     )
+
+
+def _ways(name: str, part: StoragePart) -> tuple[StorageProtocol, ...]:
+    """The protocols of a storage in their order; raises Invalid when none or too many are given."""
+    if bool(part.root) is bool(part.protocols):
+        raise Invalid(f"storages.{name}: " + ("root is missing" if not part.root else "give root or protocols"))
+    given = part.protocols or [ProtocolPart(driver=part.driver, root=part.root)]
+    return tuple(StorageProtocol(rank, one.driver, one.root) for rank, one in enumerate(given))
+
+
+def _in_order(ways: Sequence[StorageProtocol]) -> str:
+    return ", ".join(f"{one.driver} {one.root}" for one in ways)
+
+
+def _used(conn: Connection) -> dict[str, Declared]:
+    """What the topology says of the storages that there are, by name."""
+    says = topology.declared(conn)
+    return {storage.name: says[storage.storage_id] for storage in topology.storages(conn)}
 
 
 def _is_known(name: str, known: "set[str] | Any", place: str) -> None:
@@ -404,6 +444,7 @@ def _differences(conn: Connection, document: Document) -> list[str]:
         f"storage {n}": p.model_dump()
         | {"attributes": _attributes(p), "scrub": _in_words(*_schedule(p)), "max_rate": _rate(p)}
         | {"buffer": _buffer_in_words(_buffer(p))}
+        | {"root": _ways(n, p)[0].root, "driver": _ways(n, p)[0].driver, "protocols": _in_order(_ways(n, p)[1:])}
         | {"status": _told(p.status), "quota": _quota_in_words(_quota(p))}
         for n, p in document.storages.items()
     }
@@ -437,8 +478,8 @@ def _differences(conn: Connection, document: Document) -> list[str]:
 def _storage_part(storage: StorageElement, says: Declared) -> dict[str, Any]:
     part = StoragePart(
         site=storage.site,
-        root=storage.root,
-        driver=storage.driver,
+        root=says.root,
+        driver=says.driver,
         media=storage.media,
         ingest=storage.ingest,
         enabled=storage.enabled,
@@ -447,7 +488,8 @@ def _storage_part(storage: StorageElement, says: Declared) -> dict[str, Any]:
         max_transfers=storage.max_transfers,
     )
     status = StatusPart(read=says.read, write=says.write, delete=says.delete)
-    return part.model_dump() | {"status": _told(status), "quota": _quota_in_words(storage.quota)}
+    further = _in_order(storage.protocols[1:])
+    return part.model_dump() | {"status": _told(status), "protocols": further, "quota": _quota_in_words(storage.quota)}
 
 
 def _told(status: StatusPart) -> str:
@@ -486,9 +528,10 @@ def _probe(ctx: Context, name: str, part: StoragePart) -> None:
     with ctx.db.transaction() as conn:
         ours = [scrub.marker(conn, s.storage_id).marker for s in topology.storages(conn) if s.name == name]
     try:
-        storage = ctx.storage_drivers[part.driver](name, part.root)
-        storage.probe()
-        markers.refuse_foreign(storage, name, part.root, next(iter(ours), None))
+        for way in _ways(name, part):
+            storage = ctx.storage_drivers[way.driver](name, way.root)
+            storage.probe()
+            markers.refuse_foreign(storage, name, way.root, next(iter(ours), None))
     except LightkeeperError as error:
         raise type(error)(f"storage {name} cannot be used: {error.message}", hint=error.hint) from error
 
@@ -506,13 +549,16 @@ def _write(ctx: Context, conn: Connection, document: Document, changes: list[str
             computing.executor if computing else None,
             computing.pilots if computing else 0,
         )
-    used = {s.name: s for s in topology.storages(conn)}
+    used = _used(conn)
     for name, storage in document.storages.items():
-        if name in used and (used[name].driver, used[name].root) != (storage.driver, storage.root):
+        element = _element(name, storage)
+        if name in used and (used[name].driver, used[name].root) != (element.driver, element.root):
             scrub.set_marked(conn, used[name].storage_id, marked=False)
-        topology.put_storage(conn, _element(name, storage))
+        topology.put_storage(conn, element)
+        if any(change.startswith(f"storage {name}:") for change in changes):
+            topology.put_protocols(conn, name, element.protocols[1:])
         scrub.put_schedule(conn, name, *_schedule(storage))
-        if needs_staging(ctx.storage_drivers[storage.driver]):
+        if needs_staging(ctx.storage_drivers[element.driver]):
             stage.put_tape_storage(conn, name, _buffer(storage))
         topology.put_limits(conn, name, storage.max_transfers, _rate(storage))
     for link in document.links:

@@ -9,7 +9,7 @@ dead one left. A copy that was made but not recorded is read back and recorded.
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing, contextmanager, suppress
 
@@ -19,9 +19,9 @@ from lightkeeper.context import Context
 from lightkeeper.domain.catalog import StorageElement
 from lightkeeper.domain.errors import Corrupt, LightkeeperError, NotFound, Offline, Unavailable
 from lightkeeper.domain.fixity import chunks_of, fixity_of
-from lightkeeper.domain.transferring import LinkLimit, Load, in_turn, next_attempt, next_stream
+from lightkeeper.domain.transferring import LinkLimit, Load, in_turn, next_attempt, next_stream, ways
 from lightkeeper.ports import Copied, Copy, RenamingStorage, Storage
-from lightkeeper.steps import markers, suspicion
+from lightkeeper.steps import markers, probe, suspicion
 from lightkeeper.store import db, meters, stage, topology, transfers, transitions
 from lightkeeper.store.suspicion import FailedRead
 from lightkeeper.store.transfers import ClaimedTransfer, Failure
@@ -52,7 +52,7 @@ def _carry_out(ctx: Context, stream: list[ClaimedTransfer]) -> int:
                 continue
             failed.append((transfer, error, _source_fault(ctx, transfer, way, error)))
     seconds = time.monotonic() - began
-    db.until_free(lambda: _record(ctx, stream, came, failed, seconds))
+    db.until_free(lambda: _record(ctx, stream, came, failed, seconds, (source, target)))
     _places.told(target.storage_id, answers=not any(isinstance(error, Unavailable) for _, error, _ in failed))
     for transfer in came:
         ctx.log.info("copied", file=transfer.path, to=target.name, bytes=transfer.size)
@@ -115,6 +115,7 @@ class _Way:
 
     def __init__(self, ctx: Context, source: StorageElement, target: StorageElement, link_rate: int | None) -> None:
         self.source, self.target = source, target
+        self.pairs = ways(source, target)
         self._ctx = ctx
         limits = {
             f"link {source.site} to {target.site}": link_rate,
@@ -156,11 +157,31 @@ Ended = tuple[ClaimedTransfer, LightkeeperError | None]
 
 
 def _carried(ctx: Context, stream: list[ClaimedTransfer], way: _Way) -> Iterator[Ended]:
-    """Bring each copy and read it back; it is complete under its name when it is told to have come."""
+    """Bring each copy and read it back, by the first pair of protocols that answers; it is complete under its name when
+    it is told to have come."""
+    left = list(stream)
+    for n, (source, target) in enumerate(way.pairs, 1):
+        away: Unavailable | None = None
+        for transfer, error in _carried_by(ctx, list(left), way, source, target):
+            if isinstance(error, Unavailable) and not isinstance(error, Offline) and n < len(way.pairs):
+                away = error
+            else:
+                left.remove(transfer)
+                yield transfer, error
+        if away is None:
+            return
+        with ctx.db.transaction() as conn:
+            probe.work_failed(conn, [way.source, way.target], away)
+        ctx.log.warning("other protocol", instead_of=f"{source.driver} to {target.driver}", why=away.message)
+
+
+def _carried_by(
+    ctx: Context, stream: list[ClaimedTransfer], way: _Way, source_by: StorageElement, target_by: StorageElement
+) -> Iterator[Ended]:
     try:
-        source, target = ctx.storage(way.source), ctx.storage(way.target)
-        mover = ctx.mover_to(way.target)
-        markers.ensure(ctx, way.target)  # else the copies would lie below the mount point, and count
+        source, target = ctx.storage(source_by), ctx.storage(target_by)
+        mover = ctx.mover_to(target_by)
+        markers.ensure(ctx, target_by)  # else the copies would lie below the mount point, and count
     except LightkeeperError as error:
         yield stream[0], error
         return
@@ -276,6 +297,7 @@ def _record(
     came: list[ClaimedTransfer],
     failed: list[tuple[ClaimedTransfer, LightkeeperError, str]],
     seconds: float,
+    elements: Sequence[StorageElement],
 ) -> None:
     """What came is a replica from now on, what did not is tried again later, from a copy that is in order; of what is
     not ours any more nothing is said."""
@@ -300,6 +322,9 @@ def _record(
                 what = f"the copy of {name} {done}"
                 transitions.remedied(conn, "transfer", [transfer.transfer_id], what, error.message)
         transfers.did_not_arrive(conn, failures)
+        for _, error, _ in failed:
+            if isinstance(error, Unavailable) and not isinstance(error, Offline):
+                probe.work_failed(conn, elements, error)
         tried = {t.transfer_id for t in came} | {t.transfer_id for t, _, _ in failed}
         begun_not = [t for t in stream if t.transfer_id in ours - tried]
         if begun_not:

@@ -1,12 +1,25 @@
 """Sites, storages, links, policies, metadata keys: what `lightkeeper apply` writes."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from lightkeeper.domain.catalog import KeyLevel, KeyType, Media, MetaKey, SiteKind, StorageElement, Vocabulary
+from lightkeeper.domain.catalog import (
+    KeyLevel,
+    KeyType,
+    Media,
+    MetaKey,
+    SiteKind,
+    StorageElement,
+    StorageProtocol,
+    Vocabulary,
+    in_use,
+)
 from lightkeeper.domain.policy import Members, Policy
 from lightkeeper.domain.states import Health
 from lightkeeper.domain.transferring import LinkLimit
@@ -57,7 +70,13 @@ def storages(conn: Connection) -> list[StorageElement]:
         SELECT s.storage_id, s.name, site.name, site.kind::text, s.media::text, s.driver, s.root, s.ingest, s.enabled,
                site.country, site.latitude, site.longitude, s.attributes, s.max_transfers, s.max_rate,
                n.may_read, n.may_write, n.may_delete, n.draining, s.quota,
-               (coalesce(c.n_bytes, 0) + coalesce(q.n_bytes, 0))::bigint, n.health::text
+               (coalesce(c.n_bytes, 0) + coalesce(q.n_bytes, 0))::bigint, n.health::text,
+               ARRAY(SELECT json_build_array(p.rank, p.driver, p.root, coalesce(o.answers, true))::text
+                       FROM (SELECT 0::smallint AS rank, s.driver, s.root
+                             UNION ALL
+                             SELECT rank, driver, root FROM storage_protocol WHERE storage_id = s.storage_id) p
+                       LEFT JOIN probe o ON o.storage_id = s.storage_id AND o.rank = p.rank
+                      ORDER BY p.rank)
           FROM storage s
           JOIN storage_now n USING (storage_id)
           JOIN site ON site.site_id = s.site_id
@@ -65,10 +84,33 @@ def storages(conn: Connection) -> list[StorageElement]:
           LEFT JOIN storage_queue q USING (storage_id)
          ORDER BY s.storage_id
     """).fetchall()
-    return [
-        StorageElement(i, name, site, SiteKind(kind), Media(media), *rest, health=Health(health))
-        for i, name, site, kind, media, *rest, health in found
-    ]
+    return [_storage(*line) for line in found]
+
+
+def _storage(
+    storage_id: int,
+    name: str,
+    site: str,
+    kind: str,
+    media: str,
+    driver: str,
+    root: str,
+    *rest: Any,
+) -> StorageElement:
+    *between, health, ways = rest
+    protocols = tuple(StorageProtocol(*json.loads(way)) for way in ways)
+    return StorageElement(
+        storage_id,
+        name,
+        site,
+        SiteKind(kind),
+        Media(media),
+        driver,
+        root,
+        *between,
+        health=Health(health),
+        protocols=protocols,
+    ).by(in_use(protocols))
 
 
 def hold_room(conn: Connection) -> None:
@@ -81,10 +123,13 @@ class Declared:
     """What the topology document says of a storage's use, whatever was switched by hand or found since."""
 
     storage_id: int
+    driver: str
+    root: str
     read: bool
     write: bool
     delete: bool
     draining: bool
+    retired: datetime | None
 
 
 def declared(conn: Connection) -> dict[int, Declared]:
@@ -93,7 +138,8 @@ def declared(conn: Connection) -> dict[int, Declared]:
         conn,
         Declared,
         """
-        SELECT storage_id, can_read AS read, can_write AS write, can_delete AS delete, draining FROM storage
+        SELECT storage_id, driver, root, can_read AS read, can_write AS write, can_delete AS delete, draining, retired
+          FROM storage
         """,
     )
     return {one.storage_id: one for one in found}
@@ -211,6 +257,36 @@ def put_storage(conn: Connection, storage: StorageElement) -> None:
             "draining": storage.draining,
             "quota": storage.quota,
         },
+    )
+
+
+def put_protocols(conn: Connection, name: str, protocols: Sequence[StorageProtocol]) -> None:
+    """Make these the ways to speak to a storage besides its own driver and root. What was known of those that change is
+    forgotten."""
+    params = {
+        "name": name,
+        "ranks": [p.rank for p in protocols],
+        "drivers": [p.driver for p in protocols],
+        "roots": [p.root for p in protocols],
+    }
+    conn.execute(
+        """
+        DELETE FROM storage_protocol p USING storage s
+         WHERE p.storage_id = s.storage_id AND s.name = %(name)s
+        """,
+        params,
+    )
+    conn.execute(
+        """
+        INSERT INTO storage_protocol (storage_id, rank, driver, root)
+        SELECT s.storage_id, w.*
+          FROM storage s, unnest(%(ranks)s::smallint[], %(drivers)s::text[], %(roots)s::text[]) AS w
+         WHERE s.name = %(name)s
+        """,
+        params,
+    )
+    conn.execute(
+        "DELETE FROM probe USING storage s WHERE probe.storage_id = s.storage_id AND s.name = %(name)s", params
     )
 
 

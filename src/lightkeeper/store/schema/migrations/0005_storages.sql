@@ -32,6 +32,26 @@ CREATE TABLE health (
 
 INSERT INTO health (health_id) SELECT storage_id FROM storage;
 
+CREATE TABLE probe (
+    storage_id  smallint NOT NULL REFERENCES storage,
+    since       timestamptz NOT NULL DEFAULT now(), -- of the first of the last probes that ended alike
+    due         timestamptz NOT NULL DEFAULT now(),
+    last        timestamptz,
+    n_failed    int NOT NULL DEFAULT 0,             -- in a row
+    n_succeeded int NOT NULL DEFAULT 0,             -- in a row
+    rank        smallint NOT NULL,                  -- 0: its own driver and root; the others are in storage_protocol
+    answers     boolean NOT NULL DEFAULT true,      -- whether it is used; if not, the next one is
+    error       text NOT NULL DEFAULT '',
+    PRIMARY KEY (storage_id, rank)
+) WITH (fillfactor = 20);
+
+CREATE TABLE work_failure (
+    at         timestamptz NOT NULL DEFAULT now(),
+    storage_id smallint NOT NULL,
+    error      text NOT NULL
+);
+CREATE INDEX work_failure_storage ON work_failure (storage_id, at);
+
 CREATE VIEW storage_now AS
 SELECT s.storage_id, s.site_id,
        coalesce(w.read, s.can_read) AS may_read,
