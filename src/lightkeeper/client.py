@@ -292,6 +292,83 @@ class Client:
         """Forget a dataset, not its files; its whole name."""
         return self._post("datasets/remove", {"name": name, "dry_run": dry_run})["removed"]
 
+    # --- deletions
+    def deletions(self) -> list[dict[str, Any]]:
+        """Deletions on each storage: what waits, and how much of the hour's number is used."""
+        return self._get("deletions")
+
+    def find_deletions(
+        self,
+        *,
+        storage: str | None = None,
+        lfn: str | None = None,
+        operation: str | None = None,
+        state: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Single deletions, the latest first."""
+        given = {"storage": storage, "lfn": lfn, "operation": operation, "state": state}
+        return self._get("deletions/find", **{k: v for k, v in given.items() if v is not None})
+
+    def deletion(self, number: int) -> dict[str, Any]:
+        """One deletion with its evidence."""
+        return self._get("deletions/show", number=number)
+
+    def undo_deletions(
+        self,
+        by: str,
+        ids: Sequence[int] = (),
+        *,
+        storage: str | None = None,
+        operation: str | None = None,
+        dry_run: bool = False,
+    ) -> dict[str, Any]:
+        """Undo deletions that were not begun: how many, how many files came back, and what was refused."""
+        body = {"by": by, "ids": list(ids), "storage": storage, "operation": operation, "dry_run": dry_run}
+        return self._post("deletions/undo", body)
+
+    def approve_deletions(self, storage: str, by: str, *, dry_run: bool = False) -> dict[str, Any]:
+        """Say that the deletions which wait at a storage for two people are meant."""
+        return self._post("deletions/approve", {"storage": storage, "by": by, "dry_run": dry_run})
+
+    def pause_deletions(
+        self, by: str, storages: Sequence[str] = (), why: str = "", *, dry_run: bool = False
+    ) -> list[str]:
+        """Have no deletion begin on these storages, or on any; their names."""
+        body = {"by": by, "storages": list(storages), "why": why, "dry_run": dry_run}
+        return self._post("deletions/pause", body)["paused"]
+
+    def resume_deletions(self, storages: Sequence[str] = (), *, dry_run: bool = False) -> list[str]:
+        """Let deletions go on at these storages, or at all; their names."""
+        return self._post("deletions/resume", {"storages": list(storages), "dry_run": dry_run})["resumed"]
+
+    # --- operations
+    def operations(self) -> list[dict[str, Any]]:
+        """Every operation and how far it is, the latest first."""
+        return self._get("operations")
+
+    def operation(self, name: str) -> dict[str, Any]:
+        """One operation and how far it is."""
+        return self._get("operations/show", name=name)
+
+    def operation_files(self, name: str, *, stand: str | None = None, limit: int = 1000) -> list[dict[str, Any]]:
+        """The first files of an operation, or those that stand so."""
+        return self._get("operations/files", name=name, limit=limit, **({"stand": stand} if stand else {}))
+
+    def begin_operation(
+        self, kind: str, query: Query | None = None, names: Sequence[str] = (), *, dry_run: bool = False, **more: Any
+    ) -> dict[str, Any]:
+        """Replicate, move or delete the copies of files, with `target`, `source`, `copies`, `name`, `actor`."""
+        body = {"kind": kind, "query": query, "names": list(names), "dry_run": dry_run, **more}
+        return self._post_long("operations", body)
+
+    def cancel_operation(self, name: str, *, dry_run: bool = False) -> dict[str, Any]:
+        """End an operation as it is."""
+        return self._post("operations/cancel", {"name": name, "dry_run": dry_run})
+
+    def finalize_operation(self, name: str, *, apply: bool = False) -> list[dict[str, Any]]:
+        """What brings an operation to its end; with `apply` it is done."""
+        return self._post_long("operations/finalize", {"name": name, "apply": apply})
+
     # --- rules
     def rules(self) -> list[dict[str, Any]]:
         """Every rule, and how far it is."""

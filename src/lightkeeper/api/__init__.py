@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from lightkeeper import __version__, web
-from lightkeeper.api import content, datasets, files, find, pilots, rules, stage, transfers
+from lightkeeper.api import content, datasets, deletions, files, find, pilots, rules, stage, transfers
 from lightkeeper.api import storages as audits
 from lightkeeper.api.body import Body
 from lightkeeper.context import Context
@@ -26,6 +26,7 @@ from lightkeeper.domain.names import printable
 from lightkeeper.steps import audit, produce, report, topology
 from lightkeeper.steps import rules as rules_step
 from lightkeeper.store import reports
+from lightkeeper.store.deletions import stopped
 
 STATUS = {
     "invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -100,8 +101,11 @@ def make_api(ctx: Context, token: str) -> FastAPI:
     def status() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         late = [{"rule": rule.name, "why": rule.late} for rule in rules_step.late(ctx)]
         with ctx.db.transaction() as conn:
-            overdue = [asdict(o) for o in reports.overdue(conn)]
-            return asdict(reports.totals(conn)) | {"overdue": overdue, "late": late}
+            return asdict(reports.totals(conn)) | {
+                "overdue": [asdict(o) for o in reports.overdue(conn)],
+                "late": late,
+                "deletions_stopped": [asdict(s) for s in stopped(conn)],
+            }
 
     # --- topology
     @app.post("/api/v1/topology", dependencies=[Depends(operator)])
@@ -195,6 +199,7 @@ def make_api(ctx: Context, token: str) -> FastAPI:
     app.include_router(rules.make_router(ctx, operator))
     app.include_router(transfers.make_router(ctx, operator))
     app.include_router(stage.make_router(ctx, operator))
+    app.include_router(deletions.make_router(ctx, operator))
     app.include_router(datasets.make_router(ctx, operator))
     app.include_router(files.make_router(ctx, operator))
     app.include_router(content.make_router(ctx, operator))

@@ -12,7 +12,20 @@ import structlog
 import typer
 
 from lightkeeper import __version__
-from lightkeeper.cli import datasets, demo, files, instance, metadata, rules, stage, topology, transfers, work
+from lightkeeper.cli import (
+    datasets,
+    deletions,
+    demo,
+    files,
+    instance,
+    metadata,
+    operations,
+    rules,
+    stage,
+    topology,
+    transfers,
+    work,
+)
 from lightkeeper.cli.home import use_home
 from lightkeeper.cli.output import fail
 from lightkeeper.domain.errors import Invalid, LightkeeperError
@@ -54,6 +67,8 @@ metadata.add_to(app)
 rules.add_to(app)
 transfers.add_to(app)
 stage.add_to(app)
+deletions.add_to(app)
+operations.add_to(app, datasets.dataset)
 work.add_to(app)
 
 

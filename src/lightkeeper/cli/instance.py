@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,8 +34,16 @@ def status(as_json: AsJson = False) -> None:
         totals = api.status()
     late = [f"{o['rows']} {o['kind']}s {o['state']} too long" for o in totals["overdue"]]
     missed = [f"rule {o['rule']}: {o['why']}" for o in totals["late"]]
-    in_words = {"running": _in_words(runs)} | totals | {"overdue": late, "late": missed}
+    waits = [_stopped(one) for one in totals["deletions_stopped"]]
+    in_words = {"running": _in_words(runs)} | totals
+    in_words |= {"overdue": late, "late": missed, "deletions_stopped": waits}
     show({"running": runs} | totals if as_json else in_words, as_json=as_json)
+
+
+def _stopped(one: dict[str, Any]) -> str:
+    if one["paused"]:
+        return f"paused at {one['storage']} by {one['paused']}: {one['waiting']} wait"
+    return f"{one['waiting']} at {one['storage']} wait for two people: lightkeeper deletion approve {one['storage']}"
 
 
 def _in_words(runs: dict[str, object] | None) -> str:

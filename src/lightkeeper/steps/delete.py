@@ -64,11 +64,13 @@ def approve(
     new: list[NewIntent] = []
     to_read: list[tuple[int, int]] = []
     going: defaultdict[int, set[int]] = defaultdict(set)
+    for file_id, storage_id in deletions.open_of(conn, ids):
+        going[file_id].add(storage_id)
     for file_id, storage_id in copies:
         if file_id not in files or file_id in behind:
             against[file_id, storage_id] = "its copies are still to be compared with what it is owed"
             continue
-        file = without(files[file_id], going[file_id])
+        file = without(files[file_id], going[file_id] - {storage_id})
         mine = [policies[i] for i in file.policies if i in policies]
         objection = may_delete(file, storage_id, mine, storages, now)
         if objection:

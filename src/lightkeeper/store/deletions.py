@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from psycopg import Connection
 
 from lightkeeper.domain.policy import MAX_VERIFY_AGE
-from lightkeeper.domain.states import Intent
+from lightkeeper.domain.states import File, Intent
 from lightkeeper.domain.states import Replica as ReplicaState
 from lightkeeper.store.db import notify, row, rows, values
 from lightkeeper.store.transfers import unsettle
@@ -96,6 +96,13 @@ def unsettled_among(conn: Connection, file_ids: Sequence[int]) -> set[int]:
             ids=list(file_ids),
         )
     )
+
+
+def open_of(conn: Connection, file_ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Copies of these files, as (file, storage), whose deletion is approved."""
+    return conn.execute(
+        "SELECT file_id, storage_id FROM intent WHERE file_id = ANY(%s) AND state = 'Approved'", (list(file_ids),)
+    ).fetchall()
 
 
 def in_use(conn: Connection, copies: Sequence[tuple[int, int]]) -> dict[tuple[int, int], str]:
@@ -380,4 +387,360 @@ def has_trouble(conn: Connection, storage_id: int, trouble: str, wait: timedelta
         ON CONFLICT (storage_id) DO UPDATE SET trouble = excluded.trouble, not_before = excluded.not_before
         """,
         {"storage": storage_id, "trouble": trouble, "wait": wait},
+    )
+
+
+# --- for people ------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class OnStorage:
+    """Deletions on one storage: those that wait and their bytes, of these the ones that may still be undone in peace
+    and those that need two people; what began in the last hour, and how much of it no policy had promised."""
+
+    storage: str
+    waiting: int
+    bytes: int
+    delayed: int
+    uncleared: int
+    last_hour: int
+    unpromised: int
+    per_hour: int
+    stopped: datetime | None
+    approved_by: list[str]
+    paused: str | None
+    trouble: str
+
+
+def by_storage(conn: Connection, per_hour: int, percent: float) -> list[OnStorage]:
+    """Every storage and its deletions, by name; the number for an hour is the storage's own or else as given."""
+    return rows(
+        conn,
+        OnStorage,
+        """
+        SELECT s.name AS storage, w.waiting, w.bytes, w.delayed, w.uncleared, m.last_hour::int, m.unpromised::int,
+               coalesce(d.per_hour, greatest(%(per_hour)s, ceil((coalesce(c.n_files, 0) + m.unpromised)
+                                                                * %(percent)s / 100)))::int AS per_hour,
+               d.stopped, d.paused, coalesce(d.trouble, '') AS trouble,
+               CASE WHEN d.stopped IS NULL THEN '{}'
+                    ELSE ARRAY(SELECT DISTINCT name FROM deletion_approval a
+                                WHERE a.storage_id = s.storage_id AND a.at >= d.stopped) END AS approved_by
+          FROM storage s
+          LEFT JOIN storage_deletion d USING (storage_id)
+          LEFT JOIN storage_count c USING (storage_id)
+         CROSS JOIN LATERAL (
+               SELECT count(*) AS waiting, coalesce(sum(f.size), 0)::bigint AS bytes,
+                      count(*) FILTER (WHERE i.not_before > now()) AS delayed,
+                      count(*) FILTER (WHERE NOT i.promised AND i.cleared_by IS NULL) AS uncleared
+                 FROM intent i JOIN file f USING (file_id)
+                WHERE i.storage_id = s.storage_id AND i.state = 'Approved') w
+         CROSS JOIN LATERAL (
+               SELECT coalesce(sum(n_files), 0) AS last_hour,
+                      coalesce(sum(n_files) FILTER (WHERE NOT promised), 0) AS unpromised
+                 FROM deletion_minute m
+                WHERE m.storage_id = s.storage_id AND minute > now() - interval '1 hour') m
+         ORDER BY s.name
+        """,
+        per_hour=per_hour,
+        percent=percent,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A storage whose deletions wait for two people, or that somebody paused."""
+
+    storage: str
+    since: datetime | None
+    paused: str | None
+    waiting: int
+
+
+def stopped(conn: Connection) -> list[Stopped]:
+    """Storages on which deletions do not go on by themselves, and how many wait there."""
+    return rows(
+        conn,
+        Stopped,
+        """
+        SELECT s.name AS storage, d.stopped AS since, d.paused,
+               (SELECT count(*) FROM intent i WHERE i.storage_id = s.storage_id AND i.state = 'Approved') AS waiting
+          FROM storage_deletion d JOIN storage s USING (storage_id)
+         WHERE d.stopped IS NOT NULL OR d.paused IS NOT NULL
+         ORDER BY s.name
+        """,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class IntentRow:
+    """A deletion for people."""
+
+    intent_id: int
+    lfn: str
+    storage: str
+    size: int
+    state: Intent
+    created: datetime
+    not_before: datetime
+    state_since: datetime
+    begun: bool
+    removal: bool
+    promised: bool
+    policy: str | None
+    operation: str | None
+    cleared_by: list[str] | None
+    actor: str
+    why: str
+    evidence: dict[str, object]
+    outcome: str | None
+
+
+def find(
+    conn: Connection,
+    *,
+    intent_id: int | None = None,
+    lfn: str | None = None,
+    storage: str | None = None,
+    operation: str | None = None,
+    state: Intent | None = None,
+    limit: int = 1000,
+) -> list[IntentRow]:
+    """Deletions that are so, the latest first. `outcome` is what history says of a void one."""
+    return rows(
+        conn,
+        IntentRow,
+        """
+        SELECT i.intent_id, d.path || '/' || f.name AS lfn, s.name AS storage, f.size, i.state, i.created,
+               i.not_before, i.state_since, i.removal, i.promised, p.name AS policy, o.name AS operation, i.cleared_by,
+               i.actor, i.why, i.evidence,
+               EXISTS (SELECT FROM replica r WHERE r.file_id = i.file_id AND r.storage_id = i.storage_id
+                                               AND r.state = 'Deleting' AND i.state = 'Approved') AS begun,
+               (SELECT h.why FROM history h WHERE h.kind = 'intent' AND h.id = i.intent_id AND h.target = 'Void')
+               AS outcome
+          FROM intent i
+          JOIN storage s USING (storage_id)
+          JOIN file f USING (file_id)
+          JOIN directory d USING (dir_id)
+          LEFT JOIN policy p USING (policy_id)
+          LEFT JOIN operation o USING (operation_id)
+         WHERE (%(id)s::bigint IS NULL OR i.intent_id = %(id)s)
+           AND (%(lfn)s::text IS NULL OR i.file_id = (
+                SELECT n.file_id FROM file n JOIN directory e USING (dir_id)
+                 WHERE e.path = regexp_replace(%(lfn)s, '/[^/]*$', '')
+                   AND n.name = regexp_replace(%(lfn)s, '^.*/', '')))
+           AND (%(storage)s::text IS NULL OR s.name = %(storage)s)
+           AND (%(operation)s::text IS NULL OR o.name = %(operation)s)
+           AND (%(state)s::intent_state IS NULL OR i.state = %(state)s)
+         ORDER BY i.intent_id DESC
+         LIMIT %(limit)s
+        """,
+        id=intent_id,
+        lfn=lfn,
+        storage=storage,
+        operation=operation,
+        state=str(state) if state else None,
+        limit=limit,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Undoable:
+    """An open deletion that somebody wants undone; `begun`: too late."""
+
+    intent_id: int
+    file_id: int
+    storage_id: int
+    operation_id: int | None
+    policy: str | None
+    removal: bool
+    begun: bool
+
+
+def to_undo(
+    conn: Connection, *, ids: Sequence[int] = (), storage: str | None = None, operation: str | None = None
+) -> list[Undoable]:
+    """Open deletions by id, or all on a storage, or of an operation."""
+    return rows(
+        conn,
+        Undoable,
+        """
+        SELECT i.intent_id, i.file_id, i.storage_id, i.operation_id, i.removal,
+               CASE WHEN i.policy_id IS NOT NULL THEN coalesce(p.name, 'that is gone') END AS policy,
+               EXISTS (SELECT FROM replica r WHERE r.file_id = i.file_id AND r.storage_id = i.storage_id
+                                               AND r.state = 'Deleting') AS begun
+          FROM intent i
+          JOIN storage s USING (storage_id)
+          LEFT JOIN policy p USING (policy_id)
+          LEFT JOIN operation o USING (operation_id)
+         WHERE i.state = 'Approved'
+           AND (i.intent_id = ANY(%(ids)s) OR s.name = %(storage)s OR o.name = %(operation)s)
+         ORDER BY i.intent_id
+        """,
+        ids=list(ids),
+        storage=storage,
+        operation=operation,
+    )
+
+
+def void_those_of(conn: Connection, file_ids: Sequence[int], why: str) -> list[tuple[int, int]]:
+    """Undo the deletions of these files that were not begun; the (file, storage) of those that are left. The caller
+    holds the files' row locks."""
+    fresh = values(
+        conn,
+        """
+        SELECT i.intent_id FROM intent i
+         WHERE i.file_id = ANY(%(ids)s) AND i.state = 'Approved'
+           AND NOT EXISTS (SELECT FROM replica r WHERE r.file_id = i.file_id AND r.storage_id = i.storage_id
+                                                   AND r.state = 'Deleting')
+         ORDER BY i.intent_id
+           FOR UPDATE
+        """,
+        ids=list(file_ids),
+    )
+    move(conn, fresh, Intent.APPROVED, Intent.VOID, why)
+    return open_of(conn, file_ids)
+
+
+# --- who says so -----------------------------------------------------------------------------------------------
+def pause(conn: Connection, storage_ids: Sequence[int], reason: str | None) -> None:
+    """Have no deletion begin on these storages, for a reason; None: they go on."""
+    conn.execute(
+        """
+        INSERT INTO storage_deletion (storage_id, paused)
+        SELECT id, %(reason)s FROM unnest(%(ids)s::smallint[]) AS id
+        ON CONFLICT (storage_id) DO UPDATE SET paused = excluded.paused
+        """,
+        {"ids": list(storage_ids), "reason": reason},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """Somebody's word that the deletions on a storage up to an intent are meant."""
+
+    name: str
+    up_to: int
+    n_files: int
+
+
+def approvals(conn: Connection, storage_id: int) -> list[Approval]:
+    """What was approved since deletions on the storage stopped, oldest first; locks them against another approval."""
+    conn.execute("SELECT FROM storage_deletion WHERE storage_id = %s FOR UPDATE", (storage_id,))
+    return rows(
+        conn,
+        Approval,
+        """
+        SELECT a.name, a.up_to, a.n_files
+          FROM deletion_approval a JOIN storage_deletion d USING (storage_id)
+         WHERE a.storage_id = %(storage)s AND a.at >= d.stopped
+         ORDER BY approval_id
+        """,
+        storage=storage_id,
+    )
+
+
+def uncleared(conn: Connection, storage_id: int) -> tuple[int, int]:
+    """How many deletions on a storage wait for two people, and the last of them."""
+    found = conn.execute(
+        """
+        SELECT count(*), coalesce(max(intent_id), 0)
+          FROM intent
+         WHERE storage_id = %s AND state = 'Approved' AND NOT promised AND cleared_by IS NULL
+        """,
+        (storage_id,),
+    ).fetchone()
+    return found or (0, 0)
+
+
+def add_approval(conn: Connection, storage_id: int, approval: Approval) -> None:
+    """Keep somebody's word."""
+    conn.execute(
+        "INSERT INTO deletion_approval (storage_id, name, up_to, n_files) VALUES (%s, %s, %s, %s)",
+        (storage_id, approval.name, approval.up_to, approval.n_files),
+    )
+
+
+def clear(conn: Connection, storage_id: int, up_to: int, names: Sequence[str]) -> int:
+    """Two people approved the deletions up to an intent: the hour's number holds for them no more. How many."""
+    cleared = conn.execute(
+        """
+        UPDATE intent SET cleared_by = %s
+         WHERE storage_id = %s AND state = 'Approved' AND NOT promised AND cleared_by IS NULL AND intent_id <= %s
+        """,
+        (list(names), storage_id, up_to),
+    ).rowcount
+    end_stop(conn, storage_id)
+    notify(conn, "intent")
+    return cleared
+
+
+def with_a_copy_left(conn: Connection, file_ids: Sequence[int], going: Sequence[tuple[int, int]]) -> list[int]:
+    """Those of these files that have an Available copy which is not among those that are `going`."""
+    return values(
+        conn,
+        """
+        SELECT DISTINCT r.file_id
+          FROM replica r
+         WHERE r.file_id = ANY(%(ids)s) AND r.state = 'Available'
+           AND (r.file_id, r.storage_id) NOT IN (
+                SELECT * FROM unnest(%(files)s::bigint[], %(storages)s::smallint[]))
+         ORDER BY r.file_id
+        """,
+        ids=list(file_ids),
+        files=[file_id for file_id, _ in going],
+        storages=[storage_id for _, storage_id in going],
+    )
+
+
+def void_of(conn: Connection, operation_id: int, why: str) -> int:
+    """Undo the deletions of an operation that were not begun; how many. The caller holds the files' row locks."""
+    fresh = values(
+        conn,
+        """
+        SELECT i.intent_id FROM intent i
+         WHERE i.operation_id = %(id)s AND i.state = 'Approved'
+           AND NOT EXISTS (SELECT FROM replica r WHERE r.file_id = i.file_id AND r.storage_id = i.storage_id
+                                                   AND r.state = 'Deleting')
+         ORDER BY i.intent_id
+           FOR UPDATE
+        """,
+        id=operation_id,
+    )
+    return len(move(conn, fresh, Intent.APPROVED, Intent.VOID, why))
+
+
+# --- lifetimes -------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """A file whose lifetime is over, and the policy that says so."""
+
+    file_id: int
+    state: File
+    policy_id: int
+    policy: str
+
+
+def expired(conn: Connection, limit: int) -> list[Expired]:
+    """Files that are older than every policy which they fall under lets them live. Left out are those that were taken
+    by the observatory, that a frozen dataset lists, or that a task works on."""
+    return rows(
+        conn,
+        Expired,
+        """
+        SELECT DISTINCT ON (f.file_id) f.file_id, s.state, p.policy_id, p.name AS policy
+          FROM policy p
+          JOIN file_owed o USING (policy_id)
+          JOIN file f USING (file_id)
+          JOIN meta_set s ON s.set_id = f.set_id
+          JOIN activity a USING (activity_id)
+         WHERE p.remove_after IS NOT NULL AND f.created < now() - p.remove_after AND s.state <> 'Removed'
+           AND a.name <> 'ingest'
+           AND NOT EXISTS (SELECT FROM file_owed other JOIN policy q USING (policy_id)
+                            WHERE other.file_id = f.file_id
+                              AND (q.remove_after IS NULL OR q.protected OR f.created >= now() - q.remove_after))
+           AND NOT EXISTS (SELECT FROM dataset_file d WHERE d.file_id = f.file_id)
+           AND NOT EXISTS (SELECT FROM task_input i JOIN task USING (task_id)
+                            WHERE i.file_id = f.file_id AND task.state IN ('Ready', 'Running'))
+         ORDER BY f.file_id
+         LIMIT %(limit)s
+        """,
+        limit=limit,
     )

@@ -71,5 +71,40 @@ CREATE TABLE operation_file (
     PRIMARY KEY (operation_id, file_id)
 );
 
+-- Where an operation stands with its files after one: see domain/operations.py, Facts. `targets` and `sources` are what
+-- its expressions mean, `copies` are wanted at the target, transfers that failed before `since` say nothing.
+CREATE FUNCTION operation_facts(operation int, after bigint, copies int, targets int[], sources int[],
+                                since timestamptz)
+    RETURNS TABLE (file_id bigint, size bigint, taken_out boolean, removed boolean, readable boolean, hope boolean,
+                   copies_there boolean, bad_copy boolean, source_left boolean, transfer text, damaged boolean,
+                   old boolean)
+    LANGUAGE sql STABLE AS $$
+        SELECT m.file_id, f.size, m.given_up IS NOT NULL, s.state = 'Removed', r.readable, r.hope,
+               r.centres >= copies, r.bad_copy, r.source_left, t.state::text, coalesce(t.damaged, false),
+               coalesce(t.old, false)
+          FROM operation_file m
+          JOIN file f USING (file_id)
+          JOIN meta_set s USING (set_id)
+         CROSS JOIN LATERAL (
+               SELECT coalesce(bool_or(r.state = 'Available'), false) AS readable,
+                      coalesce(bool_or(r.state IN ('Available', 'Suspect')), false) AS hope,
+                      count(DISTINCT p.site_id) FILTER (WHERE r.state = 'Available' AND r.verified_at >= r.written_at
+                                                          AND r.storage_id = ANY(targets)) AS centres,
+                      coalesce(bool_or(r.state IN ('Suspect', 'Lost') AND r.storage_id = ANY(targets)), false)
+                      AS bad_copy,
+                      coalesce(bool_or(r.storage_id = ANY(sources)), false) AS source_left
+                 FROM replica r JOIN storage p USING (storage_id)
+                WHERE r.file_id = m.file_id) r
+          LEFT JOIN LATERAL (
+               SELECT x.state, coalesce(x.error LIKE '%sha256%', false) AS damaged,
+                      x.state IN ('Waiting', 'Running') AND x.state_since < now() - interval '1 hour' AS old
+                 FROM transfer x
+                WHERE x.file_id = m.file_id AND x.target_id = ANY(targets) AND x.state <> 'Done'
+                  AND (x.state <> 'Failed' OR x.state_since >= since AND x.attempts > 0)
+                ORDER BY x.state = 'Failed', x.transfer_id DESC
+                LIMIT 1) t ON true
+         WHERE m.operation_id = operation AND m.file_id > after
+    $$;
+
 CREATE TRIGGER guard AFTER UPDATE ON operation REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_move('operation_id');
