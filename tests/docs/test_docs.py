@@ -86,6 +86,7 @@ BEFORE = {
     "register-existing-files.md": PRESERVED,
     "work-with-datasets.md": PRESERVED,
     "say-what-files-are-owed.md": PRESERVED,
+    "delete-and-move-data.md": PRESERVED,
     "watch-transfers.md": PRESERVED,
     "use-tape.md": PRESERVED,
 }

@@ -11,6 +11,7 @@ from lightkeeper.adapters.mover_stream import StreamMover
 from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.domain.errors import Conflict, Invalid, NotFound, Unavailable
 from lightkeeper.domain.states import Intent
+from lightkeeper.ports import Copied
 from lightkeeper.steps import datasets, delete, deletions, expire, files, replicate, rules, topology, transfer
 from lightkeeper.steps.datasets import NewDataset
 from lightkeeper.steps.rules import NewRule
@@ -63,8 +64,9 @@ def open_intents(world: World) -> int:
 
 # --- what may go -----------------------------------------------------------------------------------------------
 class Dead(StreamMover):
-    def copy(self, *_: object, **__: object):  # type: ignore[override]
-        raise Unavailable("the link is down")
+    def carry(self, copies: Any) -> Any:
+        for copy in copies:
+            yield Copied(copy, error=Unavailable("the link is down"))
 
 
 def test_the_only_copy_stays_while_the_rule_elsewhere_fails_and_whoever_asks(world: World):

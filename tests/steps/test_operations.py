@@ -8,8 +8,9 @@ import pytest
 from tests.conftest import World
 
 from lightkeeper.adapters.mover_stream import StreamMover
-from lightkeeper.domain.errors import Conflict, Invalid, NotFound, Unavailable
+from lightkeeper.domain.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 from lightkeeper.domain.operations import Facts, Kind, Stand, stand_of
+from lightkeeper.ports import Copied
 from lightkeeper.steps import audit, datasets, delete, deletions, operations, replicate, transfer
 from lightkeeper.steps.datasets import NewDataset
 from lightkeeper.steps.operations import NewOperation
@@ -65,7 +66,6 @@ def test_a_dataset_is_moved_by_one_operation_that_ends_by_itself(world: World):
     told = operations.show(world.ctx, name)
     assert (str(told.state), told.percent) == ("Done", 100.0)
     assert world.value("SELECT count(*) FROM policy WHERE name LIKE 'operation%%'") == 0
-    assert world.value("SELECT count(*) FROM file_policy") == 0
 
 
 @pytest.mark.feature("S0-046")
@@ -102,15 +102,18 @@ def test_what_other_policies_ask_for_stays(world: World):
 
 
 class Breaking(StreamMover):
-    """Copies to one storage fail for a file, and arrive damaged for another."""
+    """The link is down for one file, and another arrives damaged."""
 
-    def copy(self, source: Any, source_path: str, target: Any, target_path: str, progress: Any) -> Any:
-        if source_path.endswith("n00001.plain"):
-            raise Unavailable("the link is down")
-        read_back = super().copy(source, source_path, target, target_path, progress)
-        if source_path.endswith("n00002.plain"):
-            return type(read_back)(read_back.size, "0" * 64, read_back.adler32)
-        return read_back
+    def carry(self, copies: Any) -> Any:
+        for copy in copies:
+            if copy.source_path.endswith("n00001.plain"):
+                yield Copied(copy, error=Unavailable("the link is down"))
+                continue
+            for copied in super().carry([copy]):
+                if copy.source_path.endswith("n00002.plain"):
+                    yield Copied(copy, error=Corrupt("it arrived with sha256 000000000000"))
+                else:
+                    yield copied
 
 
 @pytest.mark.feature("S0-067", "S0-068", "S0-069")
@@ -146,13 +149,12 @@ def test_a_transfer_that_is_stuck_is_cancelled_and_made_anew(world: World):
     lfns = a_dataset(world, 2)
     name = move(world)
     replicate.settle(world.ctx)
-    with world.ctx.db.transaction() as conn:
-        held = transfer.transfers.claim_transfers(conn, 1, world.ctx.settings.lease)
+    held = transfer.claim(world.ctx)
     world.value("UPDATE transfer SET state_since = now() - interval '2 hours'")
     assert operations.show(world.ctx, name).stands[Stand.STUCK].files == 2
     operations.finalize(world.ctx, name, apply=True)
     with world.ctx.db.transaction() as conn:
-        assert not transfer.transfers.lock_transfer(conn, held[0]), "its worker records nothing any more"
+        assert transfer.transfers.still_ours(conn, held) == set(), "its worker records nothing any more"
     go_on(world)
     assert places(world, lfns) == {("south",)}
 

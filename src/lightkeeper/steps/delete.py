@@ -35,7 +35,7 @@ def delete(ctx: Context) -> int:
     with ctx.db.transaction() as conn:
         waiting = [] if recovery.forbids_deletion(conn) else deletions.storages_waiting(conn)
         storages = {s.storage_id: s for s in topology.storages(conn)}
-    return sum(_turn(ctx, storages[storage_id]) for storage_id in waiting)
+    return sum(_turn(ctx, storages[storage_id]) for storage_id in waiting if storages[storage_id].deletable)
 
 
 def approve(

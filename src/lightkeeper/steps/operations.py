@@ -18,7 +18,7 @@ from lightkeeper.domain.errors import Conflict, Invalid, NotFound, nearest
 from lightkeeper.domain.expressions import check_keys, meant, parse_expression
 from lightkeeper.domain.names import parse_lfn, parse_name, printable
 from lightkeeper.domain.operations import BY_ITSELF, ENDED, FINALIZE, Kind, Stand, stand_of
-from lightkeeper.domain.policy import may_delete
+from lightkeeper.domain.policy import Members, Policy, may_delete
 from lightkeeper.domain.states import Intent, Operation, Transfer
 from lightkeeper.steps import delete, files
 from lightkeeper.steps.catalogue import compiled, read_query
@@ -87,10 +87,13 @@ def begin(ctx: Context, new: NewOperation, *, dry_run: bool = False) -> Begun:
         policy_id = None
         if new.kind is not Kind.DELETE:
             media = _media(_meant(row.target, storages, "copies are to be made"))
-            policy_id = operations.put_policy(conn, f"operation.{row.name}", row, media)
+            policy = Policy(0, f"operation.{row.name}", {}, row.copies, media, at=row.target)
+            policy_id = topology.put_policy(conn, policy, Members())
         counted = operations.count(conn, row.operation_id, policy_id)
         if not counted.files:
             raise NotFound(f"{_in_words(new)} means no file", hint="lightkeeper dataset list, or lightkeeper find")
+        if policy_id is not None:
+            rules.assign(conn, policy_id)
         stands = _stands(conn, operations.find(conn, name=row.name)[0], storages)
     if not dry_run:
         ctx.log.info("operation begins", operation=row.name, kind=str(new.kind), files=counted.files, by=new.actor)

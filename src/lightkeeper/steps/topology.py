@@ -23,7 +23,7 @@ from lightkeeper.domain.query import Query
 from lightkeeper.domain.units import exact_bytes, exact_rate, exact_time, parse_bytes, parse_rate, parse_time
 from lightkeeper.ports import needs_staging
 from lightkeeper.steps import manifests, markers
-from lightkeeper.store import scrub, stage, topology
+from lightkeeper.store import deletions, scrub, stage, topology
 from lightkeeper.store.db import Connection
 from lightkeeper.store.topology import Declared
 
@@ -95,6 +95,7 @@ class StoragePart(Part):
     draining: bool = False
     quota: str | int | None = None
     attributes: dict[str, str | int | float] = {}
+    deletions_per_hour: Annotated[int, Field(ge=0)] | None = None
     max_transfers: int = Field(8, ge=1, le=1000)
     max_rate: str | None = None
     scrub: ScrubPart | None = None
@@ -118,6 +119,7 @@ class PolicyPart(Part):
     media: Media = Media.DISK
     free_on_site: bool = False
     min_age_hours: float = Field(0, ge=0)
+    remove_after_hours: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     priority: int = Field(5, ge=0, le=9)
     at: str = ""
     min_distance_km: float = Field(0, ge=0, le=20_100)
@@ -409,12 +411,14 @@ def _differences(conn: Connection, document: Document) -> list[str]:
         ).model_dump()
     own, buffers = scrub.schedules(conn), stage.buffers(conn)
     says = topology.declared(conn)
+    limits = deletions.own_limits(conn)
     for storage in topology.storages(conn):
         read_again = _in_words(*own.get(storage.storage_id, (None, None)))
         have[f"storage {storage.name}"] = _storage_part(storage, says[storage.storage_id]) | {
             "scrub": read_again,
             "buffer": _buffer_in_words(buffers.get(storage.name)),
             "max_rate": storage.max_rate,
+            "deletions_per_hour": limits.get(storage.storage_id),
         }
     for link in topology.links(conn):
         have[f"link {link.source} to {link.target}"] = {
@@ -428,6 +432,7 @@ def _differences(conn: Connection, document: Document) -> list[str]:
             "media": policy.media,
             "free_on_site": policy.free_on_site,
             "min_age_hours": policy.min_age.total_seconds() / 3600,
+            "remove_after_hours": policy.remove_after.total_seconds() / 3600 if policy.remove_after else None,
             "priority": policy.priority,
             "at": policy.at,
             "min_distance_km": policy.min_distance,
@@ -558,6 +563,7 @@ def _write(ctx: Context, conn: Connection, document: Document, changes: list[str
         if any(change.startswith(f"storage {name}:") for change in changes):
             topology.put_protocols(conn, name, element.protocols[1:])
         scrub.put_schedule(conn, name, *_schedule(storage))
+        deletions.put_per_hour(conn, name, storage.deletions_per_hour)
         if needs_staging(ctx.storage_drivers[element.driver]):
             stage.put_tape_storage(conn, name, _buffer(storage))
         topology.put_limits(conn, name, storage.max_transfers, _rate(storage))
@@ -592,6 +598,7 @@ def _policy(name: str, part: PolicyPart) -> Policy:
         quota=parse_bytes(part.quota) if part.quota is not None else None,
         deadline=_deadline(part.deadline) if part.deadline is not None else None,
         activity=part.activity,
+        remove_after=timedelta(hours=part.remove_after_hours) if part.remove_after_hours else None,
     )
 
 

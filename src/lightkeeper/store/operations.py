@@ -8,7 +8,6 @@ from typing import Any
 from psycopg import Connection
 from psycopg.sql import SQL
 
-from lightkeeper.domain.catalog import Media
 from lightkeeper.domain.operations import Facts, Kind
 from lightkeeper.domain.states import Operation
 from lightkeeper.store.db import row, values
@@ -225,22 +224,6 @@ def put_meant(conn: Connection, operation_id: int, plan: Plan) -> None:
     conn.execute(query.format(files), params | {"operation": operation_id})
 
 
-def put_policy(conn: Connection, name: str, operation: OperationRow, media: Media) -> int:
-    """The policy that asks for the copies of an operation while it is Active; its files fall under it, and no others."""
-    return values(
-        conn,
-        """
-        INSERT INTO policy (name, query, set_query, copies, media, at)
-        VALUES (%(name)s, '{}', '1 == 2', %(copies)s, %(media)s::media, %(at)s)
-        RETURNING policy_id
-        """,
-        name=name,
-        copies=operation.copies,
-        media=str(media),
-        at=operation.target,
-    )[0]
-
-
 def put_files(conn: Connection, operation_id: int, file_ids: Sequence[int]) -> None:
     """Make these the files of an operation."""
     conn.execute(
@@ -258,7 +241,7 @@ class Counted:
 
 
 def count(conn: Connection, operation_id: int, policy_id: int | None) -> Counted:
-    """Note how many files an operation has, and which policy asks for their copies; have them compared with it."""
+    """Note how many files an operation has, and which policy asks for their copies: they are its members."""
     counted = row(
         conn,
         Counted,
@@ -267,11 +250,9 @@ def count(conn: Connection, operation_id: int, policy_id: int | None) -> Counted
             SELECT count(*) AS n, coalesce(sum(size), 0)::bigint AS b
               FROM operation_file JOIN file USING (file_id) WHERE operation_id = %(id)s),
         member AS (
-            INSERT INTO unsettled (file_id)
-            SELECT file_id FROM operation_file
-             WHERE operation_id = %(id)s AND %(policy)s::int IS NOT NULL
-             ORDER BY file_id
-            ON CONFLICT (file_id) DO UPDATE SET not_before = now())
+            INSERT INTO file_policy (policy_id, file_id)
+            SELECT %(policy)s, file_id FROM operation_file
+             WHERE operation_id = %(id)s AND %(policy)s::int IS NOT NULL)
         UPDATE operation SET n_files = n, n_bytes = b, policy_id = %(policy)s
           FROM counted WHERE operation_id = %(id)s
         RETURNING n AS files, b AS bytes

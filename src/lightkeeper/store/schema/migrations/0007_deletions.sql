@@ -71,6 +71,7 @@ CREATE TABLE operation_file (
     PRIMARY KEY (operation_id, file_id)
 );
 
+
 -- Where an operation stands with its files after one: see domain/operations.py, Facts. `targets` and `sources` are what
 -- its expressions mean, `copies` are wanted at the target, transfers that failed before `since` say nothing.
 CREATE FUNCTION operation_facts(operation int, after bigint, copies int, targets int[], sources int[],
