@@ -20,6 +20,7 @@ from lightkeeper.domain.names import parse_lfn, parse_name, printable
 from lightkeeper.domain.operations import BY_ITSELF, ENDED, FINALIZE, Kind, Stand, stand_of
 from lightkeeper.domain.policy import Members, Policy, may_delete
 from lightkeeper.domain.states import Intent, Operation, Transfer
+from lightkeeper.domain.waiting import seconds_left
 from lightkeeper.steps import delete, files
 from lightkeeper.steps.catalogue import compiled, read_query
 from lightkeeper.store import (
@@ -468,8 +469,12 @@ def _progress(conn: Connection, row: OperationRow, storages: Sequence[StorageEle
     else:
         stands = {stand: size for stand, size in _stands(conn, row, storages).items() if size.files}
     ended = sum(size.files for stand, size in stands.items() if stand in ENDED)
-    to_copy = sum(stands[stand].bytes for stand in (Stand.UNDER_WAY, Stand.FAILED, Stand.STUCK) if stand in stands)
-    rate = rules.rate(conn) if to_copy and not over else 0
+    copying = [stands[stand] for stand in (Stand.UNDER_WAY, Stand.FAILED, Stand.STUCK) if stand in stands]
+    missing = (sum(size.bytes for size in copying), sum(size.files for size in copying))
+    seconds = None
+    if row.policy_id is not None and missing[1] and not over:
+        targets = _places(row, storages).targets
+        seconds = seconds_left(rules.queued(conn, row.policy_id), missing, rules.rates(conn), targets)
     return Progress(
         name=row.name,
         kind=row.kind,
@@ -485,5 +490,5 @@ def _progress(conn: Connection, row: OperationRow, storages: Sequence[StorageEle
         n_bytes=row.n_bytes,
         stands=stands,
         percent=100 * ended / row.n_files if row.n_files else 100.0,
-        seconds=to_copy / rate if rate else None,
+        seconds=seconds,
     )
