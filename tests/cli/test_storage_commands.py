@@ -14,7 +14,7 @@ from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.domain.fixity import fixity_of
 from lightkeeper.instance import Instance
 from lightkeeper.settings import Settings
-from lightkeeper.steps import audit, topology
+from lightkeeper.steps import audit, manifests, topology
 
 TOPOLOGY = """
 version: 1
@@ -125,3 +125,45 @@ def test_changing_needs_the_operators_token(instance: Instance):
     for path in ("scrub", "mark", "compare", "dark/adopt", "dark/delete"):
         body = {"storage": "north", "paths": ["/a"], "why": "x"}
         assert httpx.post(f"{instance.url}/api/v1/storages/{path}", json=body).status_code == 403
+
+
+def test_manifests_are_shown_and_a_storage_is_made_again_from_them(cli: Cli, instance: Instance):
+    assert cli(0, "storage", "manifests").splitlines()[1].split()[:2] == ["north", "0"]
+    audit.tell_again(instance.context, "north")
+    while manifests.write_due(instance.context):
+        pass
+    north = next(one for one in json.loads(cli(0, "storage", "manifests", "--json")) if one["storage"] == "north")
+    assert (north["manifests"], north["copies"], north["due"]) == (1, 2, 0)
+    assert "2 agree; 0 files" in cli(0, "storage", "rebuild", "north", "--dry-run")
+    assert "no recovery is under way" in cli(0, "recovery", "status")
+    assert json.loads(cli(0, "storage", "rebuild", "north", "--json"))["agree"] == 2
+    assert "rebuild of north" in cli(0, "recovery", "status")
+    assert "under way already" in cli(0, "recovery", "begin", "--why", "once more")
+    assert "not compared" in cli(5, "recovery", "end")
+    cli(0, "recovery", "end", "--why", "a test")
+    assert json.loads(cli(0, "recovery", "status", "--json"))["end_why"] == "a test"
+    assert "does not exist" in cli(3, "storage", "rebuild", "nowhere")
+    (told,) = (instance.settings.home / "north" / ".lightkeeper" / "manifests").rglob("*.manifest")
+    good = told.read_bytes()
+    told.write_bytes(good + b"\n")
+    assert "was changed" in cli(1, "storage", "rebuild", "north", "--dry-run")
+    told.write_bytes(good)
+
+
+def test_copies_in_doubt_are_listed_and_repaired_when_asked(cli: Cli, instance: Instance):
+    assert "no copy is in doubt" in cli(0, "storage", "suspicious")
+    cli(0, "file", "repair", "/ctao/sim/a")
+    file = instance.settings.home / "north" / "ctao" / "sim" / "a"
+    good = file.read_bytes()
+    file.write_bytes(b"other")
+    cli(1, "file", "get", "/ctao/sim/a", "--to", str(instance.settings.home))
+    (copy,) = json.loads(cli(0, "storage", "suspicious", "north", "--json"))["copies"]
+    assert (copy["lfn"], copy["state"], copy["readers"]) == ("/ctao/sim/a", "Suspect", ["get"])
+    assert "/ctao/sim/a" in cli(0, "storage", "suspicious")
+    assert "1 copies would be repaired" in cli(0, "file", "repair", "/ctao/sim/a", "--dry-run")
+    file.write_bytes(good)
+    (step,) = json.loads(cli(0, "file", "repair", "/ctao/sim/a", "--json"))["steps"]
+    assert (step["storage"], step["action"]) == ("north", "read")
+    audit.recheck(instance.context)
+    assert "no copy is in doubt" in cli(0, "storage", "suspicious")
+    assert "not in the catalogue" in cli(1, "file", "repair", "/ctao/sim/nobody")

@@ -175,7 +175,7 @@ storages:
 """
 
 
-@pytest.mark.feature("S3-009")
+@pytest.mark.feature("S3-009", "S3-015")
 def test_a_centre_that_is_lost_is_told_and_all_it_held_is_copied_again_to_the_three_others(world: World):
     (world.root / "west").mkdir()
     topology.apply(world.ctx, FOUR.replace("ROOT", str(world.root)))
