@@ -14,7 +14,7 @@ from lightkeeper.context import Context
 from lightkeeper.domain.catalog import KeyLevel, KeyType, MetaKey, Vocabulary
 from lightkeeper.instance import _Silent
 from lightkeeper.settings import Settings
-from lightkeeper.steps import replicate, topology, transfer
+from lightkeeper.steps import replicate, rules, topology, transfer
 from lightkeeper.store import catalog, postgres, provenance, transfers
 from lightkeeper.store import topology as places
 from lightkeeper.store.db import Database
@@ -61,6 +61,7 @@ def run(scale: str) -> list[Measure]:
         register(database, keys, activity, n)
         planned = timed(lambda: until_done(lambda: replicate.settle(ctx)))
         idle = timed(lambda: until_done(lambda: replicate.settle(ctx)))
+        told = timed(lambda: rules.find(ctx))
         recorded = timed(lambda: record(ctx))
         topology.apply(ctx, document.replace("MOST", "1"))
         while transfer.claim(ctx):
@@ -71,6 +72,7 @@ def run(scale: str) -> list[Measure]:
     return [
         Measure("decide what is owed", n / planned, "files/s", 500_000 / 30),
         Measure("the same when nothing changed", idle, "s", 1, more_is_better=False),
+        Measure(f"how far a rule on {n:,} files is", told, "s", 1, more_is_better=False),
         Measure("claim and record transfers", CLAIMS / recorded, "transfers/s", 2000),
         Measure(f"a claim when all links are full, {n - CLAIMS:,} waiting", full * 1e3, "ms"),
     ]

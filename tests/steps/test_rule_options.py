@@ -6,7 +6,7 @@ import pytest
 from tests.conftest import World
 
 from lightkeeper.domain.errors import Conflict, Invalid, Refused
-from lightkeeper.steps import files, replicate, report, rules, topology, transfer
+from lightkeeper.steps import delete, files, replicate, report, rules, topology, transfer
 from lightkeeper.steps.rules import NewRule
 
 A, B = "/ctao/a/one.h5", "/ctao/a/two.h5"
@@ -77,6 +77,10 @@ def test_copies_stay_for_their_retention_even_when_the_rule_is_withdrawn(world: 
     rules.remove(world.ctx, "kept")
     refused = files.remove(world.ctx, [A], "not needed")
     assert "rule kept keeps it until" in refused.failed[0].error
+    world.settle()
+    with world.ctx.db.transaction() as conn:
+        told = delete.approve(conn, [(world.files()[0].file_id, kept_at(world, "north"))], "maria", "not needed")
+    assert "rule kept keeps it until" in next(iter(told.values()))
     assert rules.show(world.ctx, "kept").withdrawn is not None
     with pytest.raises(Conflict, match="withdrawn already"):
         rules.remove(world.ctx, "kept")
@@ -89,6 +93,10 @@ def test_copies_stay_for_their_retention_even_when_the_rule_is_withdrawn(world: 
     assert "kept" not in {rule.name for rule in rules.find(world.ctx)}
     assert files.remove(world.ctx, [A], "not needed").done == [A]
     world.settle()
+
+
+def kept_at(world: World, name: str) -> int:
+    return next(storage.storage_id for storage in world.storages if storage.name == name)
 
 
 def test_a_withdrawn_rule_with_retention_makes_no_copies(world: World):

@@ -390,10 +390,10 @@ def may_delete(
     still be there, and `copies_left_of` them at distinct data centres, verified lately. Of a Removed file every copy
     may go. Who reads the copy now is not asked.
     """
-    here = tuple(replica for replica in file.replicas if replica.storage_id == storage_id)
-    if not here:
+    here = only(file, storage_id)
+    if not here.replicas:
         return f"there is no copy at {storages[storage_id].name}"
-    if why := held(replace(file, replicas=here), policies, storages, now):
+    if why := held(here, policies, storages, now):
         return why
     if file.removed:
         return ""
@@ -406,6 +406,11 @@ def may_delete(
     if storages[storage_id].site_kind is SiteKind.OBSERVATORY:
         return may_free(file, storage_id, copies_left_of(policies), storages, now)
     return _too_few(left, copies_left_of(policies), storages, now)
+
+
+def only(file: FileCopies, storage_id: int) -> FileCopies:
+    """The file as if its copy at this storage were the only one."""
+    return replace(file, replicas=tuple(r for r in file.replicas if r.storage_id == storage_id))
 
 
 def without(file: FileCopies, storage_ids: Container[int]) -> FileCopies:

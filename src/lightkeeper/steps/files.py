@@ -12,7 +12,7 @@ from lightkeeper.context import Context
 from lightkeeper.domain.catalog import MetaValue
 from lightkeeper.domain.errors import Conflict, Invalid, LightkeeperError, NotFound, Refused, nearest
 from lightkeeper.domain.names import parse_lfn, printable
-from lightkeeper.domain.policy import held
+from lightkeeper.domain.policy import held, only
 from lightkeeper.domain.states import File
 from lightkeeper.store import catalog, changes, datasets, db, lookups, sets, topology, transfers
 from lightkeeper.store.catalog import FileRow
@@ -193,6 +193,7 @@ def unregister(
 
     def objections(conn: Connection, found: Sequence[Found]) -> dict[str, LightkeeperError]:
         there = lookups.copies_at(conn, [file.file_id for file in found], storages[at])
+        kept = _held(conn, [file.file_id for file in found], at=storages[at])
         objections: dict[str, LightkeeperError] = {}
         for file in found:
             state = there.get(file.file_id)
@@ -200,6 +201,8 @@ def unregister(
                 objections[file.lfn] = NotFound(f"it has no copy recorded at {at}")
             elif state == "Deleting":
                 objections[file.lfn] = Conflict(f"its copy at {at} is being deleted")
+            elif file.file_id in kept:
+                objections[file.lfn] = Refused(kept[file.file_id], hint="lightkeeper rule list")
             elif file.state is not File.REMOVED and file.copies <= (state == "Available"):
                 objections[file.lfn] = Refused(
                     f"its copy at {at} is the only one the catalogue knows, or no other can be read",
@@ -215,15 +218,17 @@ def unregister(
 
 
 # --- rules -----------------------------------------------------------------------------------------------------
-def _held(conn: Connection, file_ids: Sequence[int]) -> dict[int, str]:
-    """Why a rule does not let copies of these files go: it protects them, or their retention is not over."""
+def _held(conn: Connection, file_ids: Sequence[int], at: int | None = None) -> dict[int, str]:
+    """Why a rule does not let copies of these files, or those at one storage, go: it protects them, or their retention
+    is not over."""
     storages = {storage.storage_id: storage for storage in topology.storages(conn)}
     policies = {policy.policy_id: policy for policy in topology.policies(conn)}
     now = db.now(conn)
     return {
         copies.file_id: why
-        for copies in transfers.copies_of(conn, file_ids)
-        if (why := held(copies, [policies[i] for i in copies.policies], storages, now))
+        for found in transfers.copies_of(conn, file_ids)
+        if (copies := found if at is None else only(found, at))
+        and (why := held(copies, [policies[i] for i in copies.policies], storages, now))
     }
 
 
@@ -254,6 +259,7 @@ def _why_not_forgotten(conn: Connection, found: Sequence[Found]) -> dict[str, Li
     ids = [file.file_id for file in found]
     frozen = dict(datasets.holding(conn, ids))
     tied = lookups.ties(conn, ids)
+    kept = _held(conn, ids)
     objections: dict[str, LightkeeperError] = {}
     for file in found:
         if file.activity not in ("register", "put"):
@@ -263,6 +269,8 @@ def _why_not_forgotten(conn: Connection, found: Sequence[Found]) -> dict[str, Li
             )
         elif file.file_id in frozen:
             objections[file.lfn] = _is_frozen(frozen[file.file_id])
+        elif file.file_id in kept:
+            objections[file.lfn] = Refused(kept[file.file_id], hint="lightkeeper rule list")
         elif file.file_id in tied:
             objections[file.lfn] = Conflict(tied[file.file_id])
     return objections

@@ -176,12 +176,14 @@ def withdraw_expired(ctx: Context) -> int:
     """Withdraw the rules whose time is over, and forget those whose retention is over too."""
     with ctx.db.transaction() as conn:
         names = rules.expired(conn)
+        over = rules.are_over(conn)
     for name in names:
         remove(ctx, name)
-    with ctx.db.transaction() as conn:
-        hold_registration(conn)
-        forgotten = rules.forget_withdrawn(conn)
-    return len(names) + forgotten
+    if over:
+        with ctx.db.transaction() as conn:
+            hold_registration(conn)
+            rules.forget_withdrawn(conn)
+    return len(names) + over
 
 
 # --- how far ---------------------------------------------------------------------------------------------------

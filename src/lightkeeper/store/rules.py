@@ -297,6 +297,11 @@ def withdraw(conn: Connection, policy_id: int) -> int:
     return len(waiting)
 
 
+def are_over(conn: Connection) -> int:
+    """How many policies were withdrawn and their retention is over."""
+    return value(conn, "SELECT count(*) FROM policy WHERE withdrawn + retention <= now()")
+
+
 def forget_withdrawn(conn: Connection) -> int:
     """Take away policies that were withdrawn and whose retention of the last copy that they made is over; how many.
     The caller holds registration."""
