@@ -46,7 +46,7 @@ from lightkeeper.store import invariants
 from lightkeeper.testing.faults import CorruptingMover, Network
 
 STEPS = int(os.environ.get("LIGHTKEEPER_TEST_STEPS", "25"))
-HISTORIES = int(os.environ.get("LIGHTKEEPER_TEST_HISTORIES", "25"))
+HISTORIES = int(os.environ.get("LIGHTKEEPER_TEST_HISTORIES", "12"))
 
 
 CENTRES = ("north", "east", "south")
