@@ -6,6 +6,7 @@ and every byte is read again.
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any
@@ -142,7 +143,8 @@ class History(RuleBasedStateMachine):
     def a_disk_is_lost_or_mounted_again(self, name: str) -> None:
         here, there = self.world.root / name, self.world.root / f"{name} away"
         if name in self.away:
-            here.rmdir()
+            assert not [path for path in here.rglob("*") if path.is_file()], "something was written where no disk is"
+            shutil.rmtree(here)
             there.rename(here)
         else:
             here.rename(there)
