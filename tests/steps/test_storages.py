@@ -141,15 +141,34 @@ def test_nothing_is_deleted_where_deleting_is_off(world: World):
     assert "mountain" not in world.copies(A)
 
 
-def test_a_copy_on_a_draining_storage_is_a_source_but_does_not_count(world: World):
+def test_a_draining_storage_gives_its_copies_to_others_and_is_empty_then(world: World):
     world.register(A, storage="north")
+    world.register("/test/made/owed-nothing", storage="north", level=-1)
     world.settle()
-    other = next(name for name in world.copies(A) if name != "north")
     configure(world, "north", draining="true")
     world.value("INSERT INTO unsettled SELECT file_id FROM file ON CONFLICT DO NOTHING")
     world.settle()
-    assert set(world.copies(A)) >= {"east", "south"}
-    assert world.copies(A)[other] == "Available"
+    assert set(world.copies(A)) == {"east", "south"}
+    assert set(world.copies("/test/made/owed-nothing")) == {"east", "south"}
+    assert not [path for path in (world.root / "north" / "test").rglob("*") if path.is_file()]
+
+
+def test_a_draining_storage_keeps_a_copy_that_has_no_other_place(world: World):
+    world.register(A, storage="north")
+    configure(world, "east", status="{write: off}")
+    configure(world, "north", draining="true")
+    world.settle()
+    assert world.copies(A)["north"] == "Available"
+
+
+def test_what_is_not_deleted_yet_stays_when_draining_ends(world: World):
+    world.register(A, storage="north")
+    configure(world, "north", draining="true", status="{delete: off}")
+    world.settle()
+    assert world.value("SELECT count(*) FROM intent WHERE state = 'Approved'") == 1
+    configure(world, "north")
+    world.settle()
+    assert world.copies(A)["north"] == "Available"
 
 
 # --- quotas ------------------------------------------------------------------------------------------------------

@@ -159,6 +159,8 @@ class FilePlan:
     verify: tuple[int, ...] = ()
     look_again: datetime | None = None
     blocked: str = ""
+    drain: tuple[int, ...] = ()
+    """Copies on draining storages that are not needed any more."""
 
 
 def plan_file(
@@ -170,6 +172,8 @@ def plan_file(
     Policies that copy from anywhere come first: what they make is what the others copy from.
     """
     policies = sorted((p for p in policies if p.withdrawn is None), key=lambda policy: bool(policy.source))
+    if not policies:
+        policies = _kept(file, storages)
     copy_to: list[tuple[int, Policy]] = []
     plans: list[CopyPlan] = []
     for policy in policies:
@@ -182,14 +186,19 @@ def plan_file(
         return FilePlan(tuple(copy_to), blocked=blocked)
     freeing = [plan for policy, plan in zip(policies, plans, strict=True) if policy.free_on_site]
     free = {s for plan in freeing for s in plan.free if all(s in other.free for other in freeing)}
+    drain, old = _leaving(policies, file, storages, now)
     return FilePlan(
         free=tuple(sorted(s for s in free if not may_delete(file, s, policies, storages, now))),
         freed_by=max(
             (policy for policy in policies if policy.free_on_site) if freeing else policies,
             key=lambda policy: policy.copies,
         ),
-        verify=tuple(sorted({s for plan in freeing for s in plan.verify})),
-        look_again=max((plan.look_again for plan in freeing if plan.look_again), default=None),
+        verify=tuple(sorted({s for plan in freeing for s in plan.verify} | old)),
+        look_again=max(
+            (plan.look_again for plan in freeing if plan.look_again),
+            default=now + timedelta(minutes=1) if old else None,
+        ),
+        drain=drain,
         blocked=blocked,
     )
 
@@ -240,6 +249,28 @@ class Planner:
             for replica in file.replicas
         )
         return replace(file, file_id=0, replicas=replicas, size=file.size if thrifty else 0)
+
+
+def _kept(file: FileCopies, storages: Mapping[int, StorageElement]) -> Sequence[Policy]:
+    """What a file that is owed nothing gets when its storage drains: as many copies as a deletion needs."""
+    media = {storages[r.storage_id].media for r in file.replicas if _is_ok(r) and storages[r.storage_id].draining}
+    return [Policy(0, f"draining of {one}", {}, copies=MIN_COPIES_TO_FREE, media=one) for one in sorted(media)]
+
+
+def _leaving(
+    policies: Sequence[Policy], file: FileCopies, storages: Mapping[int, StorageElement], now: datetime
+) -> tuple[tuple[int, ...], set[int]]:
+    """Copies on draining storages that may be deleted; and those elsewhere that are to be read again before."""
+    leaving: list[int] = []
+    old: set[int] = set()
+    for replica in file.replicas:
+        storage = storages[replica.storage_id]
+        if storage.enabled and storage.draining and replica.state is ReplicaState.AVAILABLE:
+            if may_delete(without(file, leaving), storage.storage_id, policies, storages, now):
+                old |= set(old_evidence(file, storage.storage_id, storages, now))
+            else:
+                leaving.append(storage.storage_id)
+    return tuple(leaving), old
 
 
 def plan_copies(policy: Policy, file: FileCopies, storages: Mapping[int, StorageElement], now: datetime) -> CopyPlan:

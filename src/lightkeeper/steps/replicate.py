@@ -73,10 +73,20 @@ def _settle(ctx: Context) -> int:
             ],
             "replicate",
         )
+        deletions.add_intents(
+            conn,
+            [
+                _leaving(file.file_id, storages[storage_id], planner.policies_of(file))
+                for file, plan in plans
+                for storage_id in plan.drain
+                if not behind
+            ],
+            deletions.DRAINING,
+        )
         catalog.recheck(conn, [(file.file_id, storage_id) for file, plan in plans for storage_id in plan.verify])
         transfers.look_again(conn, [(file.file_id, due) for file, plan in plans if (due := _due(plan, now))])
         if behind:
-            waiting = [*removed, *(file for file, plan in plans if plan.free)]
+            waiting = [*removed, *(file for file, plan in plans if plan.free or plan.drain)]
             transfers.look_again(conn, [(file.file_id, now + BLOCKED_WAIT) for file in waiting])
     blocked = {plan.blocked for _, plan in plans if plan.blocked}
     for reason in blocked:
@@ -99,6 +109,10 @@ def _freeing(file_id: int, storage_id: int, by: Policy, policies: Sequence[Polic
     wanted = max(copies_left_of(policies), MIN_COPIES_TO_FREE)
     why = f"policy {by.name}: {wanted} verified copies at distinct data centres"
     return NewIntent(file_id, storage_id, wanted, why, policy_id=by.policy_id)
+
+
+def _leaving(file_id: int, storage: StorageElement, policies: Sequence[Policy]) -> NewIntent:
+    return NewIntent(file_id, storage.storage_id, copies_left_of(policies), f"{storage.name} is draining")
 
 
 def _due(plan: FilePlan, now: datetime) -> datetime | None:

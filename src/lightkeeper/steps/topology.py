@@ -567,6 +567,7 @@ def _write(ctx: Context, conn: Connection, document: Document, changes: list[str
         if needs_staging(ctx.storage_drivers[element.driver]):
             stage.put_tape_storage(conn, name, _buffer(storage))
         topology.put_limits(conn, name, storage.max_transfers, _rate(storage))
+    deletions.drains_no_more(conn)
     for link in document.links:
         topology.put_link(conn, link.source, link.target, link.max_transfers, _rate(link))
     topology.put_shares(conn, document.shares)

@@ -16,8 +16,11 @@ from lightkeeper.store.db import notify, row, rows, values
 from lightkeeper.store.transfers import unsettle
 from lightkeeper.store.transitions import move, move_replicas
 
-
 # --- approval --------------------------------------------------------------------------------------------------
+DRAINING = "draining"
+"""Who approves the deletions on a draining storage."""
+
+
 @dataclass(frozen=True, slots=True)
 class NewIntent:
     """A deletion that was decided; `wanted` data centres must have a copy when it is gone."""
@@ -80,6 +83,24 @@ def add_intents(
     if added:
         notify(conn, "intent")
     return added
+
+
+def drains_no_more(conn: Connection) -> list[int]:
+    """Give up the deletions that were approved because a storage drained which does not any more, and not begun."""
+    open_ = values(
+        conn,
+        """
+        SELECT i.intent_id
+          FROM intent i
+          JOIN storage_now n USING (storage_id)
+          JOIN replica r USING (file_id, storage_id)
+         WHERE i.state = 'Approved' AND i.actor = %(actor)s AND NOT n.draining AND r.state <> 'Deleting'
+         ORDER BY i.intent_id
+           FOR UPDATE OF i
+        """,
+        actor=DRAINING,
+    )
+    return move(conn, open_, Intent.APPROVED, Intent.VOID, "its storage drains no more")
 
 
 def lock_files(conn: Connection, file_ids: Sequence[int]) -> None:

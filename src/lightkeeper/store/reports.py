@@ -147,10 +147,21 @@ class StorageUse:
     bytes: int
     odd: int
     dark: int
+    health: str
+    since: datetime
+    why: str
+    readable: bool
+    writable: bool
+    deletable: bool
+    draining: bool
+    quota: int | None
+    queued: int
+    protocols_away: list[str]
 
 
 def storage_use(conn: Connection) -> list[StorageUse]:
-    """Every storage; `odd` counts replicas that are not Available, `dark` files that the catalogue does not know."""
+    """Every storage; `odd` counts replicas that are not Available, `dark` files that the catalogue does not know,
+    `queued` bytes that transfers are to bring. `since` and `why` are of its health."""
     return rows(
         conn,
         StorageUse,
@@ -159,10 +170,22 @@ def storage_use(conn: Connection) -> list[StorageUse]:
                coalesce(c.n_files, 0) AS files, coalesce(c.n_bytes, 0) AS bytes,
                (SELECT count(*) FROM replica r
                  WHERE r.storage_id = s.storage_id AND r.state NOT IN ('Available', 'Buffered')) AS odd,
-               (SELECT count(*) FROM dark_file d WHERE d.storage_id = s.storage_id) AS dark
+               (SELECT count(*) FROM dark_file d WHERE d.storage_id = s.storage_id) AS dark,
+               n.health::text AS health, coalesce(h.state_since, now()) AS since,
+               CASE WHEN n.health = 'Good' THEN ''
+                    ELSE coalesce((SELECT why FROM history
+                                    WHERE kind = 'health' AND id = s.storage_id
+                                    ORDER BY at DESC LIMIT 1), '') END AS why,
+               n.readable, n.writable, n.deletable, n.draining, s.quota, coalesce(q.n_bytes, 0) AS queued,
+               ARRAY(SELECT coalesce(p.driver, s.driver) || ': ' || o.error
+                       FROM probe o LEFT JOIN storage_protocol p USING (storage_id, rank)
+                      WHERE o.storage_id = s.storage_id AND NOT o.answers ORDER BY o.rank) AS protocols_away
           FROM storage s
-          JOIN site USING (site_id)
+          JOIN storage_now n USING (storage_id)
+          JOIN site ON site.site_id = s.site_id
+          LEFT JOIN health h ON h.health_id = s.storage_id
           LEFT JOIN storage_count c USING (storage_id)
+          LEFT JOIN storage_queue q USING (storage_id)
          ORDER BY site.kind, site.name, s.name
         """,
     )
