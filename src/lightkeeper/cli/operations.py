@@ -1,5 +1,6 @@
 """lightkeeper operation, and dataset replicate, move, delete: where the copies of many files lie is changed as one."""
 
+import json
 from typing import Annotated, Any
 
 import typer
@@ -63,7 +64,7 @@ def delete(
 
 def _begin(kind: str, dataset: str, dry_run: bool, as_json: bool, **more: Any) -> None:
     with client() as api:
-        query = {"file": "dataset", "op": "=", "value": api.dataset(dataset)["name"]}
+        query = f"dataset = {json.dumps(api.dataset(dataset)['name'])}"
         _told(api.begin_operation(kind, query, dry_run=dry_run, **more), dry_run, as_json)
 
 
