@@ -175,8 +175,10 @@ def _register(ctx: Context, files: list[tuple[Lfn, Fixity]], storage: str) -> No
         with ctx.db.transaction() as conn:
             catalog.register(conn, batch, names, activity)
     with ctx.db.transaction() as conn:
+        conn.execute("ALTER TABLE replica DISABLE TRIGGER USER")  # the past is made up: no state changes
         conn.execute("UPDATE replica SET verified_at = now() - interval '1 h', written_at = now() - interval '2 h'")
         conn.execute("UPDATE replica SET state_since = now() - interval '2 h'")
+        conn.execute("ALTER TABLE replica ENABLE TRIGGER USER")
 
 
 def _cpu(act: Callable[[], object]) -> float:
