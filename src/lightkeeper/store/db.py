@@ -1,6 +1,6 @@
 """Connections: a pool, transactions, rows as dataclasses, and NOTIFY as the way to wake a duty at once."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, LiteralString, TypeVar
@@ -17,7 +17,12 @@ from lightkeeper.domain.states import KINDS
 
 T = TypeVar("T")
 CHANNEL = "lightkeeper"
-PATIENCE = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
+PATIENCE: Mapping[str, Any] = {
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 """A server whose network is gone is noticed within half a minute, whether something is asked of it (milliseconds) or
 not (seconds). Without it the system waits for a quarter of an hour, and longer."""
 
