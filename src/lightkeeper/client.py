@@ -80,6 +80,25 @@ class Client:
         """Every storage and what it holds."""
         return self._get("storages")
 
+    def storage(self, name: str) -> dict[str, Any]:
+        """One storage: its health, what is switched by hand, what is left on it."""
+        return self._get("storages/show", storage=name)
+
+    def set_storage(
+        self, name: str, wanted: Mapping[str, bool | None], why: str, *, dry_run: bool = False
+    ) -> list[str]:
+        """Switch reading, writing, deleting by hand; what changes, in words."""
+        body = {"storage": name, "wanted": dict(wanted), "why": why, "dry_run": dry_run}
+        return self._post("storages/set", body)["changes"]
+
+    def drain_storage(self, name: str, why: str, *, undo: bool = False, dry_run: bool = False) -> dict[str, Any]:
+        """Have a storage emptied, or no more; what changes, and what is left on it."""
+        return self._post("storages/drain", {"storage": name, "why": why, "undo": undo, "dry_run": dry_run})
+
+    def decommission_storage(self, name: str, *, dry_run: bool = False) -> None:
+        """End an empty storage for ever."""
+        self._post("storages/decommission", {"storage": name, "dry_run": dry_run})
+
     def scrubs(self, storage: str | None = None) -> list[dict[str, Any]]:
         """How far the copies on each storage, or one, were read again."""
         return self._get("storages/scrub", **({"storage": storage} if storage else {}))

@@ -88,6 +88,7 @@ BEFORE = {
     "say-what-files-are-owed.md": PRESERVED,
     "delete-and-move-data.md": PRESERVED,
     "watch-transfers.md": PRESERVED,
+    "drain-a-site.md": PRESERVED,
     "use-tape.md": PRESERVED,
 }
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lightkeeper.api.body import Body, as_json
 from lightkeeper.context import Context
-from lightkeeper.steps import audit, compare, manifests, recovery, suspicion
+from lightkeeper.steps import audit, compare, manifests, recovery, suspicion, switches
 
 MOST = 10_000
 """Dark files in one answer or request; clients ask for more in parts."""
@@ -21,6 +21,28 @@ class Storage(Body):
     """A storage by its name."""
 
     storage: str
+
+
+class Set(Storage):
+    """What is switched by hand, and why; null: as the topology says."""
+
+    wanted: dict[str, bool | None]
+    why: str = Field("", max_length=2000)
+    dry_run: bool = False
+
+
+class Drain(Storage):
+    """A storage to be emptied, or no more."""
+
+    why: str = Field("", max_length=2000)
+    undo: bool = False
+    dry_run: bool = False
+
+
+class Decommission(Storage):
+    """A storage to be ended."""
+
+    dry_run: bool = False
 
 
 class Compare(Storage):
@@ -62,6 +84,23 @@ def make_router(ctx: Context, operator: Callable[..., None]) -> APIRouter:
     """Routes of the audit of storages."""
     router = APIRouter(prefix="/api/v1/storages")
     changing = [Depends(operator)]
+
+    @router.get("/show")
+    def show(storage: str) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return as_json(switches.show(ctx, storage))
+
+    @router.post("/set", dependencies=changing)
+    def set_(body: Set) -> dict[str, list[str]]:  # pyright: ignore[reportUnusedFunction]
+        return {"changes": switches.set_(ctx, body.storage, body.wanted, body.why, dry_run=body.dry_run)}
+
+    @router.post("/drain", dependencies=changing)
+    def drain(body: Drain) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        return asdict(switches.drain(ctx, body.storage, body.why, undo=body.undo, dry_run=body.dry_run))
+
+    @router.post("/decommission", dependencies=changing)
+    def decommission(body: Decommission) -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
+        switches.decommission(ctx, body.storage, dry_run=body.dry_run)
+        return {"decommissioned": body.storage}
 
     @router.get("/scrub")
     def scrub(storage: str | None = None) -> Response:  # pyright: ignore[reportUnusedFunction]

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from lightkeeper.cli import storage as audit
+from lightkeeper.cli import switches
 from lightkeeper.cli.home import client
 from lightkeeper.cli.output import AsJson, DryRun, err, out, show
 from lightkeeper.domain.units import readable_bytes
@@ -96,5 +97,6 @@ def usage(as_json: AsJson = False) -> None:
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     app.command()(apply)
+    switches.add_to(storage)
     audit.add_to(app, storage)
     app.add_typer(storage, name="storage")

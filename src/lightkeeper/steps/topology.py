@@ -23,7 +23,7 @@ from lightkeeper.domain.query import Query
 from lightkeeper.domain.units import exact_bytes, exact_rate, exact_time, parse_bytes, parse_rate, parse_time
 from lightkeeper.ports import needs_staging
 from lightkeeper.steps import manifests, markers
-from lightkeeper.store import deletions, scrub, stage, topology
+from lightkeeper.store import deletions, scrub, stage, switches, topology
 from lightkeeper.store.db import Connection
 from lightkeeper.store.topology import Declared
 
@@ -567,6 +567,7 @@ def _write(ctx: Context, conn: Connection, document: Document, changes: list[str
         if needs_staging(ctx.storage_drivers[element.driver]):
             stage.put_tape_storage(conn, name, _buffer(storage))
         topology.put_limits(conn, name, storage.max_transfers, _rate(storage))
+    switches.drop_agreed(conn)
     deletions.drains_no_more(conn)
     for link in document.links:
         topology.put_link(conn, link.source, link.target, link.max_transfers, _rate(link))

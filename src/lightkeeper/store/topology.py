@@ -392,6 +392,8 @@ def assign_policies(conn: Connection) -> int:
         SELECT file_id FROM file WHERE set_id IN (SELECT set_id FROM set_policy)
          UNION
         SELECT file_id FROM file_policy
+         UNION
+        SELECT file_id FROM replica JOIN storage_now USING (storage_id) WHERE draining -- also what nothing is owed
          ORDER BY file_id
         ON CONFLICT (file_id) DO UPDATE SET not_before = now()
     """).rowcount

@@ -1,4 +1,4 @@
-"""What the page of copies shows: what files are owed and have, what went where, what waits and why."""
+"""What the page of copies shows: what files are owed and have, what went where, what waits, how storages are."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,8 +8,9 @@ from datetime import date, datetime, timedelta
 from lightkeeper.context import Context
 from lightkeeper.steps import rules, traffic
 from lightkeeper.steps.rules import Rule
-from lightkeeper.store import db
+from lightkeeper.store import db, reports
 from lightkeeper.store import traffic as transfers
+from lightkeeper.store.reports import StorageUse
 from lightkeeper.store.traffic import Flow, Open
 from lightkeeper.web.words import size
 
@@ -56,6 +57,7 @@ class Copies:
     rules: list[Rule]
     chart: Chart
     open: list[Open]
+    storages: list[StorageUse]
 
 
 def look(ctx: Context) -> Copies:
@@ -63,7 +65,10 @@ def look(ctx: Context) -> Copies:
     with ctx.db.transaction() as conn:
         at = db.now(conn)
         waiting = transfers.open_by_reason(conn)
-    return Copies(at=at, rules=rules.find(ctx), chart=chart(traffic.flows(ctx, DAYS), at.date()), open=waiting)
+        storages = reports.storage_use(conn)
+    return Copies(
+        at=at, rules=rules.find(ctx), chart=chart(traffic.flows(ctx, DAYS), at.date()), open=waiting, storages=storages
+    )
 
 
 def chart(flows: Sequence[Flow], today: date) -> Chart:

@@ -949,7 +949,9 @@ CREATE INDEX used_file ON used (file_id, activity_id);
 
 -- ============================================================================================ guards
 -- Refuses every change of a state that state_move does not have (I11). Once per statement, whatever its size.
-CREATE FUNCTION refuse_move() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION refuse_move() RETURNS trigger LANGUAGE plpgsql
+    SET enable_nestloop = off -- nothing is known of transition tables, and a loop over 50,000 rows squared does not end
+AS $$
 DECLARE
     wrong record;
 BEGIN
@@ -1027,7 +1029,7 @@ CREATE TRIGGER queued_moved AFTER UPDATE ON transfer REFERENCING OLD TABLE AS ol
 CREATE TRIGGER queued_gone AFTER DELETE ON transfer REFERENCING OLD TABLE AS old_rows
     FOR EACH STATEMENT EXECUTE FUNCTION count_queued();
 
-CREATE FUNCTION refuse_file_move() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION refuse_file_move() RETURNS trigger LANGUAGE plpgsql SET enable_nestloop = off AS $$
 DECLARE
     wrong record;
 BEGIN
