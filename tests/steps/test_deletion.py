@@ -1,5 +1,6 @@
 """Step 3, its other half: what may go goes, within the hour's number; nothing else ever does, whoever hangs or dies."""
 
+import os
 import threading
 from datetime import timedelta
 from typing import Any
@@ -241,7 +242,6 @@ def test_two_workers_delete_exactly_what_the_hour_allows(world: World):
 
 
 # --- the hour's number -----------------------------------------------------------------------------------------
-@pytest.mark.feature("S0-086")
 def test_a_mistake_that_marks_everything_stops_until_two_people_approve(world: World):
     """T27"""
     copied(world, names(40), "north", "east", "south", level=1)
@@ -435,3 +435,29 @@ def test_temporary_files_are_removed_when_their_lifetime_is_over_and_protected_o
     assert [world.copies(lfn) for lfn in names(4)] == [{"north": "Available"}, {}, {}, {}]
     assert world.copies(names(1, "kept")[0]) == {"north": "Available"}
     assert world.value("SELECT count(*) FROM intent WHERE why = 'its lifetime by policy brief is over'") == 3
+
+
+@pytest.mark.nightly
+@pytest.mark.feature("S0-086")
+def test_a_hundred_thousand_outdated_files_are_removed_and_protected_ones_stay(world: World):
+    n = int(os.environ.get("LIGHTKEEPER_TEST_REMOVALS", "100000"))
+    outdated, dear = names(n), names(n // 100, "dear")
+    for lfns, kind in ((outdated, "outdated"), (dear, "dear")):
+        for start in range(0, len(lfns), 10_000):
+            copied(world, lfns[start : start + 10_000], "north", "east", level=1, kind=kind)
+    rules.add(world.ctx, NewRule("dear", 'kind = "dear"', copies=2, at="name=north|name=east", protect=True))
+    world.settle()
+    removed = [files.remove(world.ctx, outdated[s : s + 1000], "reprocessed") for s in range(0, n, 1000)]
+    assert sum(len(one.done) for one in removed) == n
+    assert len(files.remove(world.ctx, dear, "a slip").failed) == len(dear)
+    go = limited(world, deletion_delay=timedelta(0))
+    go.settle()
+    for storage in ("north", "east"):
+        for person in ("maria", "jon"):
+            deletions.approve(go.ctx, storage, person)
+    go.settle()
+    assert open_intents(world) == 0
+    for storage in ("north", "east"):
+        there = {path.name for path in (world.root / storage / "test/made").rglob("*")}
+        assert not there
+        assert len(list((world.root / storage / "test/dear").iterdir())) == len(dear)

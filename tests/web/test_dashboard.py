@@ -21,12 +21,13 @@ from lightkeeper.adapters.mover_stream import StreamMover
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import Media, SiteKind, StorageElement
 from lightkeeper.domain.policy import Policy
-from lightkeeper.domain.states import Transfer, Transformation
+from lightkeeper.domain.states import Health, Transfer, Transformation
 from lightkeeper.instance import Instance
 from lightkeeper.settings import Settings
 from lightkeeper.steps import delete, ingest, replicate, topology, transfer
 from lightkeeper.store import transitions, triggers
 from lightkeeper.store.db import Database
+from lightkeeper.store.deletions import Stopped
 from lightkeeper.store.reports import Night, Totals, TransformationSummary
 from lightkeeper.web.overview import judge, waits_for, what_runs
 from lightkeeper.web.words import count, file_name, number, plain, share, size, utc
@@ -248,6 +249,17 @@ def test_tasks_that_failed_in_every_attempt_need_a_person():
     assert sentence(transformations=[failed]) == told
     verdict = judge(NOTHING, [], [failed], [], [DISK])
     assert verdict.look_with == ("lightkeeper transformation report 1",)
+
+
+def test_deletions_that_wait_for_two_people_and_a_storage_that_is_away_wake_somebody():
+    held = Stopped("DESY-disk", datetime(2030, 1, 2, tzinfo=UTC), None, 1200)
+    verdict = judge(NOTHING, [], [], [], [DISK], (), (), (held,))
+    assert (verdict.level, verdict.look_with) == ("person", ("lightkeeper deletion list",))
+    assert "deletions at DESY-disk wait for two people" in verdict.sentence
+    paused = Stopped("DESY-disk", None, "maria", 3)
+    assert judge(NOTHING, [], [], [], [DISK], (), (), (paused,)).level == "well", "somebody paused them and knows"
+    away = replace(DISK, health=Health.BANNED)
+    assert "does not answer" in judge(NOTHING, [], [], [], [away]).sentence
 
 
 def test_the_sentence_stays_a_sentence_when_much_has_failed():

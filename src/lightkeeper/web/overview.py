@@ -9,10 +9,11 @@ from lightkeeper.context import Context
 from lightkeeper.domain.catalog import SiteKind, StorageElement
 from lightkeeper.domain.healing import TransformationFacts, remedy
 from lightkeeper.domain.policy import Policy
-from lightkeeper.domain.states import Production, Transformation
+from lightkeeper.domain.states import Health, Production, Transformation
 from lightkeeper.steps import rules
 from lightkeeper.steps.rules import Rule
-from lightkeeper.store import db, reports, topology, work
+from lightkeeper.store import db, deletions, reports, topology, work
+from lightkeeper.store.deletions import Stopped
 from lightkeeper.store.reports import (
     Healed,
     Link,
@@ -115,9 +116,10 @@ def look(ctx: Context) -> Overview:
         elements = topology.storages(conn)
         policies = topology.policies(conn)
         overdue = reports.overdue(conn)
+        stopped = deletions.stopped(conn)
     return Overview(
         at=at,
-        verdict=judge(totals, nights, transformations, policies, elements, overdue, late),
+        verdict=judge(totals, nights, transformations, policies, elements, overdue, late, stopped),
         now=what_runs(totals),
         totals=totals,
         embedded_database=not ctx.settings.database_url,
@@ -146,6 +148,7 @@ def judge(
     storages: Sequence[StorageElement],
     overdue: Sequence[Overdue] = (),
     late: Sequence[Rule] = (),
+    stopped: Sequence[Stopped] = (),
 ) -> Verdict:
     """Whether all is well, or what needs a person. A refused delivery is kept safe and told of: it wakes nobody."""
     if not storages:
@@ -153,8 +156,12 @@ def judge(
     failed = [t for t in transformations if t.failed and t.status is not Transformation.COMPLETED]
     needs = [*_failed_work(failed), *_stuck_copies(totals, nights, policies, storages), *_resting(overdue)]
     needs += [f"rule {rule.name}: {rule.late}" for rule in late]
+    held = [one for one in stopped if one.since is not None]
+    needs += [f"{count(one.waiting, 'deletion')} at {one.storage} wait for two people" for one in held]
+    needs += [f"storage {s.name} does not answer" for s in storages if s.enabled and s.health is Health.BANNED]
     if needs:
         look_with = tuple(f"lightkeeper transformation report {t.id}" for t in failed[:SAID])
+        look_with += ("lightkeeper deletion list",) * bool(held)
         return Verdict("person", f"A person is needed: {'; '.join(needs)}.", look_with)
     if totals.files_quarantined:
         refused = count(totals.files_quarantined, "refused delivery", "refused deliveries")
