@@ -212,7 +212,7 @@ class Planner:
         self._storages = dict(storages)
         self._now = now
         self._thrifty = any(s.quota is not None for s in storages.values())
-        self._known: dict[FileCopies, FilePlan] = {}
+        self._known: dict[tuple[object, ...], FilePlan] = {}
 
     def plan(self, file: FileCopies) -> FilePlan:
         """What all the file's policies ask for together."""
@@ -235,20 +235,23 @@ class Planner:
         """Those that the file falls under."""
         return [self.policies[i] for i in file.policies if i in self.policies]
 
-    def _alike(self, file: FileCopies, policies: Sequence[Policy]) -> FileCopies:
-        """The file without everything that its plan does not depend on."""
+    def _alike(self, file: FileCopies, policies: Sequence[Policy]) -> tuple[object, ...]:
+        """All that the file's plan depends on: of times only what the policies look at."""
         patient = any(policy.min_age for policy in policies)
+        retaining = any(policy.retention for policy in policies)
         thrifty = self._thrifty or any(policy.quota is not None for policy in policies)
         replicas = tuple(
-            replace(
-                replica,
-                verified_at=_LONG_AGO if _is_old(replica, self._now) else self._now,
-                state_since=replica.state_since if patient else self._now,
-                written_at=_LONG_AGO,
+            (
+                replica.storage_id,
+                replica.state,
+                _is_old(replica, self._now),
+                replica.state_since if patient else None,
+                replica.written_at if retaining else None,
             )
             for replica in file.replicas
         )
-        return replace(file, file_id=0, replicas=replicas, size=file.size if thrifty else 0)
+        size = file.size if thrifty else 0
+        return file.set_id, replicas, file.arriving, file.given_up, file.policies, file.removed, size
 
 
 def _kept(file: FileCopies, storages: Mapping[int, StorageElement]) -> Sequence[Policy]:

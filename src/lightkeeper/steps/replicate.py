@@ -99,7 +99,9 @@ def _turned_away(
 ) -> list[FileCopies]:
     """`files` without the transfers that wait for a storage which takes nothing now: another place is looked for."""
     away = [(file.file_id, s) for file in files for s in file.arriving if not storages[s].writable]
-    given_up = transfers.turn_away(conn, away) if away else set[tuple[int, int]]()
+    if not away:
+        return list(files)
+    given_up = transfers.turn_away(conn, away)
     return [
         replace(file, arriving=tuple(s for s in file.arriving if (file.file_id, s) not in given_up)) for file in files
     ]
