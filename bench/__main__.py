@@ -37,19 +37,23 @@ class Measure:
         return self.value / self.peer_value if self.peer_value else None
 
 
+GROUPS = {"transfers": ("bookkeeping", "deletions", "copy", "tpc", "link")}
+"""Benchmarks that are run together under one name."""
+
+
 def names() -> list[str]:
     return sorted(p.stem for p in Path(__file__).parent.glob("[a-z]*.py"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("name", nargs="?", choices=names(), help="all, when not given")
+    parser.add_argument("name", nargs="?", choices=[*names(), *GROUPS], help="all, when not given")
     parser.add_argument("--scale", choices=("small", "full"), default="small")
     parser.add_argument("--peer", choices=("rucio",), help="measure this system in the same run, where there is one")
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args()
     results: list[Measure] = []
-    for name in [given.name] if given.name else names():
+    for name in GROUPS.get(given.name, [given.name]) if given.name else names():
         module = importlib.import_module(f"bench.{name}")
         peer = {"peer": given.peer} if given.peer in getattr(module, "PEERS", ()) else {}
         results += module.run(given.scale, **peer)

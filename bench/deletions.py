@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from bench.__main__ import Measure
-from bench.transfers import TOPOLOGY, context, register, timed, until_done
+from bench.bookkeeping import TOPOLOGY, context, register, timed, until_done
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import KeyLevel, KeyType, MetaKey, StorageElement
 from lightkeeper.steps import delete, replicate, topology

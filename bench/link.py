@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.__main__ import Measure
-from bench.transfers import _Silent
+from bench.bookkeeping import _Silent
 from lightkeeper.adapters.mover_stream import StreamMover
 from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.adapters.storage_webdav import WebdavStorage

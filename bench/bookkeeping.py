@@ -1,4 +1,4 @@
-"""Bookkeeping of copies without a byte: what is owed is decided, transfers are claimed and recorded, deletions decided.
+"""Bookkeeping of copies without a byte: what is owed is decided, transfers are claimed and recorded.
 
 Embedded PostgreSQL with fsync on; two data centres and an observatory, as the planner and the movers see them.
 """
