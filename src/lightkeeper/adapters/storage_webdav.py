@@ -46,6 +46,10 @@ PROBES = (".lightkeeper", "probe")
 SMALL = 1 << 20
 """Files below this are sent in one piece with their length, and sent again when the connection was a dead one."""
 
+LENGTH_TOLD_SECONDS = 600.0
+"""For so long a server that failed to take a stream whose length was not told is told the length of every other: the
+failure may have been a passing one, and the way by a temporary file costs space on this machine."""
+
 _SCHEMES = {"https": "https", "davs": "https", "http": "http", "dav": "http"}
 _DEEPEST = 100
 _MOVED = {301, 302, 307, 308}
@@ -249,7 +253,7 @@ class WebdavStorage:
                     url = self._redirected(answer, path)
                 elif status not in (200, 201, 204):
                     raise self.failure(status, "write", path)
-        if server.needs_length:
+        if server.needs_length or time.monotonic() < server.length_told_until:
             with tempfile.TemporaryFile() as spool:
                 for chunk in chunks:
                     spool.write(chunk)
@@ -271,8 +275,9 @@ class WebdavStorage:
             server.asked = False  # the server, or what lies there, is not what it was when we learnt its ways
             if status in _MOVED:
                 raise self._unavailable("write", path, "it sends elsewhere only now and then")
+            if status in (400, 411, 500) and "Content-Length" not in headers:
+                server.length_told_until = time.monotonic() + LENGTH_TOLD_SECONDS
             if status in (400, 411):
-                server.needs_length = True
                 raise self._unavailable("write", path, "it wants to know the length, and is told the next time")
             raise self.failure(status, "write", path)
 
@@ -695,6 +700,8 @@ class _Server:
     asked: bool = False
     redirects: bool = False
     needs_length: bool = False
+    length_told_until: float = 0.0
+    """Monotonic time: it failed to take a stream whose length was not told, though it took the few bytes."""
 
 
 @lru_cache(maxsize=64)
