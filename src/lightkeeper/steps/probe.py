@@ -123,5 +123,14 @@ def _told(name: str, health: Health) -> str:
 
 def work_failed(conn: Connection, elements: Sequence[StorageElement], error: LightkeeperError) -> None:
     """Work between these storages met no answer: those that the error names, or else all, are probed soon."""
-    named = [element for element in elements if element.name in error.message] or list(elements)
-    probes.work_failed(conn, sorted({element.storage_id for element in named}), error.message)
+    probes.work_failed(conn, _meant(elements, error), error.message)
+
+
+def protocol_failed(conn: Connection, elements: Sequence[StorageElement], error: LightkeeperError) -> None:
+    """The same where the next protocol took over: no work failed, so this says nothing of a storage's health."""
+    probes.probe_soon(conn, _meant(elements, error))
+
+
+def _meant(elements: Sequence[StorageElement], error: LightkeeperError) -> list[int]:
+    named = [element for element in elements if element.name in error.message] or elements
+    return sorted({element.storage_id for element in named})

@@ -171,7 +171,7 @@ def _carried(ctx: Context, stream: list[ClaimedTransfer], way: _Way) -> Iterator
         if away is None:
             return
         with ctx.db.transaction() as conn:
-            probe.work_failed(conn, [way.source, way.target], away)
+            probe.protocol_failed(conn, [way.source, way.target], away)
         ctx.log.warning("other protocol", instead_of=f"{source.driver} to {target.driver}", why=away.message)
 
 

@@ -96,6 +96,11 @@ def work_failed(conn: Connection, storage_ids: Sequence[int], error: str) -> Non
         "INSERT INTO work_failure (storage_id, error) SELECT id, %s FROM unnest(%s::smallint[]) AS id",
         (error, list(storage_ids)),
     )
+    probe_soon(conn, storage_ids)
+
+
+def probe_soon(conn: Connection, storage_ids: Sequence[int]) -> None:
+    """Have these storages probed at once, unless they just were."""
     conn.execute(
         """
         UPDATE probe SET due = now()
