@@ -29,7 +29,7 @@ http {{
   server {{
     listen 127.0.0.1:{port};
     location / {{
-      root {home}/data;
+      root {data};
       dav_methods PUT DELETE MKCOL COPY MOVE; dav_ext_methods PROPFIND OPTIONS; autoindex on;
     }}
   }}
@@ -89,17 +89,19 @@ def rclone(home: Path) -> Iterator[Dav]:
 
 
 @contextmanager
-def nginx(home: Path, keepalive: int = 75) -> Iterator[Dav]:
-    """nginx with its dav module, and the module that adds PROPFIND."""
+def nginx(home: Path, keepalive: int = 75, *, data: Path | None = None, account: str = "root") -> Iterator[Dav]:
+    """nginx with its dav module, and the module that adds PROPFIND. With `data` it serves a directory that is there
+    already; when root starts it, it works as `account`, who must be able to enter `home`."""
     _needs("nginx", "nginx-light")
     module = Path("/usr/lib/nginx/modules/ngx_http_dav_ext_module.so")
     if not module.exists():
         pytest.skip("needs the Debian package libnginx-mod-http-dav-ext")
     port = free_port()
-    data = _data(home)
-    user = "user root;" if os.geteuid() == 0 else ""
+    home.mkdir(exist_ok=True)
+    data = data or _data(home)
+    user = f"user {account};" if os.geteuid() == 0 else ""
     config = home / "nginx.conf"
-    config.write_text(NGINX.format(user=user, module=module, home=home, port=port, keepalive=keepalive))
+    config.write_text(NGINX.format(user=user, module=module, home=home, data=data, port=port, keepalive=keepalive))
     with _running(["nginx", "-p", str(home), "-e", str(home / "error.log"), "-c", str(config)], home, port) as (
         process,
         command,

@@ -175,7 +175,6 @@ class Second(PosixStorage):
     """Another way to the same files."""
 
 
-@pytest.mark.feature("S2-011")
 def test_the_next_protocol_is_used_when_one_does_not_answer_and_the_first_again_when_it_does(world: World):
     world = world.having(storage_drivers={"posix": PosixStorage, "second": Second})
     protocols = f"[{{driver: second, root: {world.root}/east}}, {{driver: posix, root: {world.root}/east}}]"

@@ -78,7 +78,7 @@ def test_what_a_document_says_wrongly_of_a_storage_is_told(world: World, key: st
         configure(world, "east", **{key: value})
 
 
-@pytest.mark.feature("S2-024", "S0-029")
+@pytest.mark.feature("S2-024")
 def test_copies_go_to_storages_that_take_new_files(world: World):
     configure(world, "east", status="{write: off}")
     world.deliver(A)

@@ -54,7 +54,7 @@ storages:
     return world
 
 
-@pytest.mark.feature("S0-029", "S0-030", "S2-001", "S2-020", "S3-015", "S3-022", "S3-023", "S3-024", "S3-025")
+@pytest.mark.feature("S0-030", "S2-001", "S2-020", "S3-015", "S3-022", "S3-023", "S3-024", "S3-025")
 def test_every_file_of_two_observatories_ends_with_two_copies_at_distinct_centres_in_equal_shares(challenge: World):
     while replicate.settle(challenge.ctx) + transfer.carry_out(challenge.ctx):
         pass
