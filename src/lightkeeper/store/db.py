@@ -31,7 +31,7 @@ class Database:
     """A PostgreSQL database with our schema. Thread-safe; connections are checked before they are handed out, so
     that work goes on after a restart of the server."""
 
-    def __init__(self, url: str, *, max_connections: int = 24) -> None:
+    def __init__(self, url: str, *, max_connections: int = 40) -> None:
         self.url = url
         self._enums: list[EnumInfo] | None = None
         self._pool: ConnectionPool[Connection] = ConnectionPool(
