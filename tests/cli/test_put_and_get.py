@@ -174,7 +174,7 @@ def test_a_put_tells_what_it_would_do_and_what_cannot_be(instance: Instance, cwd
 
 def test_a_get_that_is_interrupted_goes_on_later(instance: Instance, cwd: Path):
     with (cwd / "large.dat").open("wb") as file:
-        file.truncate(300 << 20)
+        file.truncate(600 << 20)
     where = ("--to", "/ctao/user/maria/large", "--at", "north")
     cli(instance, cwd, 0, "file", "put", "large.dat", *where)
     part, name = cwd / "back/large.dat.incomplete", "/ctao/user/maria/large/large.dat"
@@ -190,6 +190,6 @@ def test_a_get_that_is_interrupted_goes_on_later(instance: Instance, cwd: Path):
                 break
             (cwd / "back/large.dat").unlink()
         assert part.stat().st_size > before
-    assert cli(instance, cwd, 0, *arguments[5:], "--to", "back") == "1 file loaded, 314.6 MB\n"
-    assert (cwd / "back/large.dat").stat().st_size == 300 << 20
+    assert cli(instance, cwd, 0, *arguments[5:], "--to", "back") == "1 file loaded, 629.1 MB\n"
+    assert (cwd / "back/large.dat").stat().st_size == 600 << 20
     assert not part.exists()

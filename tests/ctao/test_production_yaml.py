@@ -549,18 +549,18 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     ],
 )
 def test_hostile_text_is_refused_at_once(text, told):
-    began = time.monotonic()
+    began = time.process_time()
     assert told in refused(text)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize(
     "text", ["a " * 500_000, '"' + "\\x41" * 240_000 + '"', "# x\n" * 250_000, "a: |\n" + " x\n" * 330_000]
 )
 def test_long_harmless_text_is_read_in_bounded_time(text):
-    began = time.monotonic()
+    began = time.process_time()
     refused(text)
-    assert time.monotonic() - began < 4
+    assert time.process_time() - began < 4
 
 
 def test_aliases_are_copies_when_they_are_used_with_measure():
