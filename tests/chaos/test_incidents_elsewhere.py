@@ -68,8 +68,9 @@ def test_news_of_an_older_attempt_change_nothing(world: World):
     with world.ctx.db.transaction() as conn:
         assert transfers.still_ours(conn, late) == set()
         assert not transfers.extend_lease(conn, late, world.ctx.settings.lease)
-    transfer._record(world.ctx, late, [], [(t, Invalid("late news"), "a fault of the source") for t in late], 1.0)
-    transfer._record(world.ctx, late, late, [], 1.0)
+    failed = [(t, Invalid("late news"), "a fault of the source") for t in late]
+    transfer._record(world.ctx, late, [], failed, 1.0, world.storages)
+    transfer._record(world.ctx, late, late, [], 1.0, world.storages)
     assert world.value("SELECT array_agg(t::text) FROM transfer t") == before
     assert set(world.copies(FILE)) == {"north"}
     assert world.copies(FILE)["north"] == "Available"
