@@ -354,7 +354,7 @@ def test_an_input_that_does_not_read_as_it_should_counts_no_more(world: World):
     world.settle()
     job = hands.claim()
     assert job
-    bad = [{"lfn": "/test/raw/n1.plain", "storage": "north", "why": "reads as something else"}]
+    bad = [{"lfn": "/test/raw/n1.plain", "storage": "north", "why": "reads as something else", "silent": False}]
     run.finish(world.ctx, hands.pilot, job["job_id"], hands.upload(job) | {"bad_replicas": bad})
     assert world.copies("/test/raw/n1.plain")["north"] == "Suspect"
     world.settle()

@@ -64,7 +64,7 @@ def test_1_the_topology_is_applied_and_applying_it_again_changes_nothing(night: 
     document, roots = CtaoDemonstration().topology(night.home)
     for root in roots:
         root.mkdir(parents=True)
-    assert len(night.client.apply(document, dry_run=True)) == len(night.client.apply(document)) == 18
+    assert len(night.client.apply(document, dry_run=True)) == len(night.client.apply(document)) == 19
     assert night.client.apply(document) == []
     sites = {s["site"] for s in night.client.storages()}
     assert sites == {"LaPalma", "PIC", "DESY", "CSCS", "Frascati"}
