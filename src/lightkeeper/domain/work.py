@@ -11,6 +11,16 @@ from lightkeeper.domain.names import Lfn
 
 # --- plans: what a production document says ------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
+class Companion:
+    """A file that every job of a step gets beside its own inputs, under the name `role`: a trained model. It is what
+    `query` finds, a DIRAC-style map; with a `parent` what this earlier step makes, and jobs wait for it."""
+
+    role: str
+    query: Mapping[str, Any]
+    parent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedStep:
     """One transformation to be. `query` is the complete input query as a DIRAC-style map; with a `parent` it
     selects among the files that the parent step makes. `body` is handed to the job type as it is (JSON)."""
@@ -29,6 +39,11 @@ class PlannedStep:
     processors: int = 1
     dataset: str | None = None
     """Only files of this dataset, which `query` narrows."""
+    companions: tuple[Companion, ...] = ()
+    files: tuple[str, ...] = ()
+    """Only these files, by their logical names, whatever `query` says."""
+    memory: int = 0
+    """What one job needs, in MB; 0: as much as any pilot has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +66,15 @@ class JobInput:
 
 @dataclass(frozen=True, slots=True)
 class JobOrder:
-    """What is to be done by one job: ids, the step's `body`, and the inputs in order of their names."""
+    """What is to be done by one job: ids, the step's `body`, the inputs in order of their names, and by role the files
+    that every job of the step gets."""
 
     transformation_id: int
     task_id: int
     job_id: int
     body: Mapping[str, Any]
     inputs: tuple[JobInput, ...]
+    companions: Mapping[str, JobInput] = field(default_factory=dict[str, JobInput])
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +89,21 @@ class ExpectedOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class CollectedOutput:
+    """Files that the tool gives as its output `parameter`, as many as there are and as it calls them; each gets its
+    name below `folder`, and `meta`. `sources` are the inputs they are made from."""
+
+    parameter: str
+    folder: str
+    meta: Mapping[str, MetaValue]
+    sources: tuple[Lfn, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class JobRecipe:
     """How a job is run: a CWL document (one text, nothing referenced), its input object with paths relative to the
     job's folder, files to be laid into that folder first, the outputs, and the names of the provenance logs the
-    tool leaves among its outputs (patterns are not allowed)."""
+    tool leaves among its outputs (patterns are not allowed). `collected` are outputs whose names only the run tells."""
 
     cwl: str
     inputs: Mapping[str, Any]
@@ -83,6 +111,7 @@ class JobRecipe:
     sandbox: Mapping[str, str] = field(default_factory=dict[str, str])
     provenance_logs: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    collected: tuple[CollectedOutput, ...] = ()
 
 
 # --- decisions -----------------------------------------------------------------------------------------------
