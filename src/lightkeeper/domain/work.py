@@ -44,6 +44,16 @@ class PlannedStep:
     """Only these files, by their logical names, whatever `query` says."""
     memory: int = 0
     """What one job needs, in MB; 0: as much as any pilot has."""
+    without_input: bool = False
+    """It makes files from nothing: `query` is empty, and `n_tasks` says how often."""
+    n_tasks: int = 0
+    """Tasks that need no input, to be made at once."""
+    input_limit: int | None = None
+    """Only so many of the files that match, the first by their names."""
+    cpu_time: int | None = None
+    """Seconds of processor time that one job is expected to take."""
+    tags: tuple[str, ...] = ()
+    """What a pilot must offer to be given its jobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +63,8 @@ class ProductionPlan:
     steps: tuple[PlannedStep, ...]
     campaign: str
     warnings: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    """What must still be handed in with the document before it can be submitted, told in sentences."""
 
 
 # --- jobs: one attempt -------------------------------------------------------------------------------------
