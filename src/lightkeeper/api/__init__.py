@@ -14,10 +14,9 @@ from fastapi import Depends, FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse
-from pydantic import Field
 
 from lightkeeper import __version__, web
-from lightkeeper.api import content, datasets, deletions, files, find, pilots, rules, stage, transfers
+from lightkeeper.api import content, datasets, deletions, files, find, pilots, productions, rules, stage, transfers
 from lightkeeper.api import storages as audits
 from lightkeeper.api.body import Body
 from lightkeeper.context import Context
@@ -42,15 +41,6 @@ class TopologyDocument(Body):
 
     document: str
     dry_run: bool = False
-
-
-class ProductionDocument(Body):
-    """A production document as text, with the files that lie beside it."""
-
-    name: str
-    document: str
-    sandbox: dict[str, str] = Field(default_factory=dict)
-    open: bool = False
 
 
 def make_api(ctx: Context, token: str) -> FastAPI:
@@ -132,29 +122,7 @@ def make_api(ctx: Context, token: str) -> FastAPI:
     def why(lfn: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         return asdict(report.why_file(ctx, lfn))
 
-    # --- productions
-    @app.get("/api/v1/productions")
-    def productions() -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
-        with ctx.db.transaction() as conn:
-            return [asdict(p) for p in reports.productions(conn)]
-
-    @app.post("/api/v1/productions/plan")
-    def plan(body: ProductionDocument) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        return asdict(produce.plan(ctx, body.document, _sandbox(body)))
-
-    @app.post("/api/v1/productions", dependencies=[Depends(operator)])
-    def submit(body: ProductionDocument) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        name = produce.submit(ctx, body.name, body.document, _sandbox(body), open_=body.open)
-        with ctx.db.transaction() as conn:
-            return {
-                "production": name,
-                "transformations": [asdict(t) for t in reports.transformations(conn, name)],
-            }
-
-    @app.post("/api/v1/productions/{name}/close", dependencies=[Depends(operator)])
-    def close(name: str) -> dict[str, int]:  # pyright: ignore[reportUnusedFunction]
-        return {"closed": produce.close(ctx, name)}
-
+    # --- transformations
     @app.get("/api/v1/transformations")
     def transformations(production: str | None = None) -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
         with ctx.db.transaction() as conn:
@@ -196,6 +164,7 @@ def make_api(ctx: Context, token: str) -> FastAPI:
         return asdict(audit.fsck(ctx, read_bytes=read_bytes))
 
     app.include_router(find.make_router(ctx, operator))
+    app.include_router(productions.make_router(ctx, operator))
     app.include_router(rules.make_router(ctx, operator))
     app.include_router(transfers.make_router(ctx, operator))
     app.include_router(stage.make_router(ctx, operator))
@@ -207,7 +176,3 @@ def make_api(ctx: Context, token: str) -> FastAPI:
     app.include_router(pilots.make_router(ctx))
     web.add_pages(app, ctx)
     return app
-
-
-def _sandbox(body: ProductionDocument) -> dict[str, bytes]:
-    return {name: text.encode() for name, text in body.sandbox.items()}

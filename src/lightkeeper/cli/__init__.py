@@ -20,6 +20,7 @@ from lightkeeper.cli import (
     instance,
     metadata,
     operations,
+    productions,
     rules,
     stage,
     topology,
@@ -69,6 +70,7 @@ transfers.add_to(app)
 stage.add_to(app)
 deletions.add_to(app)
 operations.add_to(app, datasets.dataset)
+productions.add_to(app)
 work.add_to(app)
 
 
