@@ -193,10 +193,11 @@ def queue_heads(conn: Connection) -> list[Head]:
           FROM storage_now s
          CROSS JOIN activity_share a
          CROSS JOIN generate_series(0, 9) AS priority
+         CROSS JOIN LATERAL (SELECT FROM transfer t
+                              WHERE t.state = 'Waiting' AND t.target_id = s.storage_id AND t.activity = a.activity
+                                AND t.priority = priority.priority AND t.not_before <= now()
+                              ORDER BY t.not_before LIMIT 1) first  -- one look into the index each, however many wait
          WHERE s.writable
-           AND EXISTS (SELECT FROM transfer t
-                        WHERE t.state = 'Waiting' AND t.target_id = s.storage_id AND t.activity = a.activity
-                          AND t.priority = priority.priority AND t.not_before <= now())
         """,
     )
 
