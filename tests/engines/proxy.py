@@ -1,5 +1,6 @@
 """A way through which TCP connections go, and that breaks as a test tells it: cut, mute, slow, or cut at a COMMIT."""
 
+import queue
 import random
 import socket
 import struct
@@ -21,12 +22,16 @@ class Way:
     port: int = 0
     rate: float = 0
     """Bytes per second of each connection, each way; 0: unlimited."""
+    delay: float = 0
+    """Seconds that each piece is under way, each way; what follows it is under way at the same time."""
     mute: bool = False
     """Nothing passes, and nobody is told: packets are lost on the way."""
     closed: bool = False
     """New connections are refused at once."""
     passed: int = 0
     """Bytes that went through, both ways."""
+    most: int = 0
+    """The largest number of connections that were open at once."""
     _open: set[socket.socket] = field(default_factory=set)
 
     def cut(self) -> None:
@@ -89,6 +94,7 @@ def _listening(
             return
         ends = {client, server}
         way._open |= ends
+        way.most = max(way.most, len(way._open) // 2)
         back = threading.Thread(target=_pump, args=(way, server, client), daemon=True)
         back.start()
         requests(way, client, server)
@@ -131,17 +137,43 @@ def _connected(host: str, port: int) -> socket.socket:
 def _pump(way: Way, source: socket.socket, target: socket.socket) -> None:
     """Pass bytes on until one end closes."""
     source.settimeout(None)
-    with suppress(OSError):
+    with suppress(OSError), _arriving(way, target) as send:
         while piece := source.recv(int(min(PIECE, way.rate / 10 + 1)) if way.rate else PIECE):
             while way.mute:
                 time.sleep(0.02)
             if way.rate:
                 time.sleep(len(piece) / way.rate)
-            target.sendall(piece)
+            send(piece)
             way.passed += len(piece)
     for end in (source, target):
         with suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def _arriving(way: Way, target: socket.socket) -> Iterator[Callable[[bytes], object]]:
+    """What sends a piece on its way to `target`, where it arrives after the delay."""
+    if not way.delay:
+        yield target.sendall
+        return
+    under_way: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+
+    def arrive() -> None:
+        while True:
+            due, piece = under_way.get()
+            if not piece:
+                return
+            time.sleep(max(0.0, due - time.monotonic()))
+            with suppress(OSError):
+                target.sendall(piece)
+
+    thread = threading.Thread(target=arrive, daemon=True)
+    thread.start()
+    try:
+        yield lambda piece: under_way.put((time.monotonic() + way.delay, piece))
+    finally:
+        under_way.put((0.0, b""))
+        thread.join()
 
 
 def _pump_messages(client: socket.socket, server: socket.socket, commits: Commits, chance: random.Random) -> None:

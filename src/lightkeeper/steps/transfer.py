@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 
 import psycopg
@@ -27,6 +28,7 @@ from lightkeeper.store.suspicion import FailedRead
 from lightkeeper.store.transfers import ClaimedTransfer, Failure
 
 ARRIVALS = "/.lightkeeper/arrivals"
+RENAMED_AT_ONCE = 8
 """Where a copy lies until it was read back: nothing under an LFN is ever unverified."""
 
 
@@ -256,16 +258,20 @@ def _renamed(storage: Storage, names: list[tuple[str, str]]) -> list[Lightkeeper
     """Give files their names; what went wrong, in their order."""
     if isinstance(storage, RenamingStorage):
         return storage.rename_all(names)
-    failed: list[LightkeeperError | None] = []
-    for source, target in names:
+
+    def rename(names: tuple[str, str]) -> LightkeeperError | None:
         try:
-            storage.rename(source, target)
-            failed.append(None)
+            storage.rename(*names)
         except LightkeeperError as error:
             with suppress(LightkeeperError):  # it is in the way of nobody
-                storage.delete(source)
-            failed.append(error)
-    return failed
+                storage.delete(names[0])
+            return error
+        return None
+
+    if len(names) < 2:
+        return [rename(pair) for pair in names]
+    with ThreadPoolExecutor(min(RENAMED_AT_ONCE, len(names)), "rename") as pool:  # each waits for an answer
+        return list(pool.map(rename, names))
 
 
 @contextmanager
