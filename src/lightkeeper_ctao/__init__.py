@@ -18,11 +18,12 @@ class CTAO:
         return KEYS
 
     def product_readers(self) -> Sequence[ProductReader]:
-        """DL0 from the array control, R1 from simulations."""
+        """DL0 from the array control, R1 from simulations, then any other product in FITS."""
         from lightkeeper_ctao.dl0 import Dl0Reader
+        from lightkeeper_ctao.products import FitsReader
         from lightkeeper_ctao.simtel import SimtelReader
 
-        return [Dl0Reader(), SimtelReader()]
+        return [Dl0Reader(), SimtelReader(), FitsReader()]
 
     def production_reader(self) -> ProductionReader:
         """The YAML dialect of productions."""

@@ -51,8 +51,8 @@ class Dl0Reader:
     """Reads and verifies DL0 files."""
 
     def recognises(self, path: str) -> bool:
-        """FITS files, compressed tables or not."""
-        return path.endswith((".fits.fz", ".fits"))
+        """FITS files of the array, compressed tables or not: all that lie in its scope, or anywhere as DL0."""
+        return path.endswith((".fits.fz", ".fits")) and ("/DL0/" in path or path.split("/")[2:3] == ["acada"])
 
     def read(self, file: BinaryIO, path: str) -> Product:
         """Verify `file` in one pass and read its metadata; see ports.ProductReader."""
@@ -92,6 +92,8 @@ def _meta_of_path(delivery: Delivery, problems: list[str]) -> dict[str, MetaValu
         meta["site"] = delivery.site
     if delivery.chunk_id is not None:
         meta["chunk_id"] = delivery.chunk_id
+    if delivery.product:
+        meta["product_type"] = delivery.product
     if division := _DIVISIONS.get(delivery.product_type):
         meta["division"] = division
         meta["data_type"] = division.lower()

@@ -34,6 +34,9 @@ KEYS: tuple[MetaKey, ...] = (
     MetaKey("data_type", _STRING, _SET, description="event, monitoring or service"),
     MetaKey("category", _STRING, _SET, description="A real time, B next day, C final or reprocessed"),
     MetaKey("format", _STRING, _SET, description="file format"),
+    MetaKey(
+        "product_type", _STRING, _FILE, description="level/division/association/type: DL0/Event/Telescope/AirShower"
+    ),
     MetaKey("array_element", _STRING, _FILE, description="telescope or device, or ARRAY"),
     MetaKey("tel_id", _INT, _FILE, description="number of the telescope"),
     MetaKey("subarray_id", _INT, _FILE, description="number of the subarray"),
@@ -42,6 +45,21 @@ KEYS: tuple[MetaKey, ...] = (
     MetaKey("start_time", _TIME, _FILE, description="begin of the data, UTC"),
     MetaKey("end_time", _TIME, _FILE, description="end of the data, UTC"),
     MetaKey("n_rows", _INT, _FILE, description="rows of the long table: events or triggers"),
+    # What the observatory's data model knows of products besides
+    MetaKey("product_id", _STRING, _FILE, description="identifier of the product (UUID), card DATAID"),
+    MetaKey("ae_class", _STRING, _FILE, description="class of the array element: TEL or ACE"),
+    MetaKey("batch_id", _INT, _FILE, description="batch of the processing"),
+    MetaKey("calibration_service_id", _INT, _FILE, description="run of a calibration service"),
+    MetaKey("sublevel", _STRING, _SET, description="images, parameters, geometry, energy or gammaness"),
+    MetaKey("target_id", _INT, _SET, description="target of the observation"),
+    MetaKey("region_id", _INT, _SET, description="region of the sky"),
+    MetaKey("observing_period_id", _INT, _SET, description="observing period"),
+    MetaKey("lunar_cycle_id", _INT, _SET, description="lunar cycle, of an observing period"),
+    MetaKey("facility", _STRING, _SET, description="CTAO or Simulated-CTAO"),
+    MetaKey("particle_pdgid", _INT, _SET, description="number of the primary particle in the PDG's scheme"),
+    MetaKey("data_source", _STRING, _FILE, description="what wrote the file: SDH, SWAT, …"),
+    MetaKey("event_type", _STRING, _SET, description="type of the events"),
+    MetaKey("rights", _STRING, _SET, description="public, secure or proprietary"),
     # Simulations and what productions make
     MetaKey("MCCampaign", _STRING, _SET, description="campaign of simulations, such as PROD6"),
     MetaKey("array_layout", _STRING, _SET, description="telescopes and their places, such as Alpha"),

@@ -3,18 +3,24 @@
     /<vo>/<scope>/<level>/<array element or ARRAY>/<user>[/<program>]/<product type>/<YYYY>/<MM>/<DD>/<name>
     /ctao/acada/DL0/LSTN-01/ctao-acada-n/acada-adh/events/2026/03/14/TEL001_SDH001_20260314T210023_SBID…
 
-The date folder is the evening: an observing night begins at noon, local time, and is called after that day.
+The date folder is the evening: an observing night begins at noon, local time, and is called after that day. What the
+path and the name say together is told as the product type, level/division/association/type (products.py).
 """
 
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
+from pathlib import PurePosixPath
+from zoneinfo import ZoneInfo
 
-from lightkeeper.domain.names import printable
+from lightkeeper.domain.errors import Invalid
+from lightkeeper.domain.names import Lfn, parse_lfn, printable
+from lightkeeper_ctao.products import LEVELS
 
+VO = "ctao"
 NORTH, SOUTH = "CTAO-North", "CTAO-South"
 ARRAY = "ARRAY"
-LEVELS = ("R0", "R1", "DL0", "DL1", "DL2", "DL3", "DL4", "DL5", "DL6")
 PRODUCT_TYPES = ("events", "triggers", "monitoring", "service")
 
 # (prefix, site, id of number 1, how many): telescopes as approved for construction, then calibration devices.
@@ -43,10 +49,13 @@ _ELEMENTS = (
     ("DUSS", SOUTH, 183, 1),
 )
 _TELESCOPES = ("LST", "MST", "SST")
+_NONE_YET = ("SCTS", "LISS", "MSTx")  # names that are set aside for what does not stand yet, or was a prototype
+_CONTENTS = {"SHOWER": "AirShower", "MUON": "MuonCandidate", "CALIB": "Calibration"}
 _SITE_OF_USER = {"n": NORTH, "north": NORTH, "s": SOUTH, "south": SOUTH}
 
-# Local noon lies between these hours of UTC, summer and winter time: Atlantic/Canary, America/Santiago.
-_NOON_UTC = {NORTH: (11, 12), SOUTH: (15, 16)}
+_CLOCKS = {NORTH: "Atlantic/Canary", SOUTH: "America/Santiago"}
+_NOON = timedelta(hours=12)
+_MAX_SCOPE = 25
 
 _NAME = re.compile(
     r"(?P<owner>TEL|ACE|SUB)(?P<owner_id>\d{1,9})"
@@ -114,6 +123,15 @@ class Delivery:
     chunk_id: int | None
 
     @property
+    def product(self) -> str | None:
+        """The product type, as the observatory's data model writes it; None when path and name do not tell it."""
+        if self.product_type == "events" and self.owner == "TEL":
+            return f"{self.level}/Event/Telescope/{_CONTENTS[self.content]}" if self.content in _CONTENTS else None
+        if self.product_type == "triggers" and self.owner == "SUB":
+            return f"{self.level}/Event/Subarray/{'TelescopeTriggers' if self.stream == 'TEL' else 'Trigger'}"
+        return None
+
+    @property
     def tel_id(self) -> int | None:
         """Number of the telescope, when the file is of one telescope."""
         return self.owner_id if self.owner == "TEL" else None
@@ -140,6 +158,10 @@ def parse_delivery(path: str) -> tuple[Delivery | None, list[str]]:
     product_type, year, month, day, name = parts[-5:]
 
     problems: list[str] = []
+    if vo != VO:
+        problems.append(f"the path must start with /{VO}/, not /{printable(vo)}/")
+    if len(scope) > _MAX_SCOPE:
+        problems.append(f"the scope '{printable(scope)}' has {len(scope)} characters; it may have {_MAX_SCOPE}")
     night = _night(year, month, day, problems)
     match = _NAME.fullmatch(name)
     if not match:
@@ -178,11 +200,31 @@ def parse_delivery(path: str) -> tuple[Delivery | None, list[str]]:
     return delivery, problems + _contradictions(delivery)
 
 
+def lfn_of(file: PurePosixPath, data_path: PurePosixPath, vo: str = VO) -> Lfn:
+    """The name in the catalogue of a file that lies below `data_path`: what follows it. Raises Invalid."""
+    if not file.is_absolute():
+        raise Invalid(f"the path '{printable(str(file))}' must be absolute")
+    if ".." in file.parts or not file.is_relative_to(data_path) or file == data_path:
+        raise Invalid(f"the path '{printable(str(file))}' is not within data_path {printable(str(data_path))}")
+    lfn = parse_lfn(f"/{file.relative_to(data_path)}")
+    if not lfn.startswith(f"/{vo}/"):
+        raise Invalid(f"the name {lfn} must start with /{vo}/", hint=f"files lie in {data_path}/{vo}")
+    return lfn
+
+
+def night_of(moment: datetime, site: str) -> date:
+    """The observing night that a moment belongs to: it lasts from noon to noon on the site's clocks."""
+    return (moment.astimezone(_clock(site)) - _NOON).date()
+
+
 def in_night(moment: datetime, night: date, site: str) -> bool:
-    """Whether `moment` (UTC) may belong to the observing night: noon to noon local time, summer or not."""
-    first, last = _NOON_UTC.get(site, (11, 16))
-    begin = datetime(night.year, night.month, night.day, tzinfo=UTC)
-    return begin + timedelta(hours=first) <= moment < begin + timedelta(days=1, hours=last)
+    """Whether `moment` belongs to the observing night there; at either site, when it is not known which."""
+    return any(night_of(moment, one) == night for one in ([site] if site in _CLOCKS else _CLOCKS))
+
+
+@cache
+def _clock(site: str) -> ZoneInfo:
+    return ZoneInfo(_CLOCKS[site])
 
 
 def _night(year: str, month: str, day: str, problems: list[str]) -> date | None:
@@ -214,11 +256,20 @@ def _site(element: str, user: str, problems: list[str]) -> str:
         return of_user
     known = ELEMENTS.get(element)
     if known is None:
-        problems.append(f"'{printable(element)}' is not an array element of the observatory")
+        problems.append(f"'{printable(element)}' is not an array element of the observatory{_those(element)}")
         return of_user
     if of_user and of_user != known.site:
         problems.append(f"{element} is at {known.site}, but the folder '{printable(user)}' says {of_user}")
     return known.site
+
+
+def _those(element: str) -> str:
+    """Which elements there are of the kind that somebody seems to mean."""
+    prefix = element.partition("-")[0]
+    there = [name for name in ELEMENTS if name.startswith(f"{prefix}-")]
+    if there:
+        return f"; there {'is' if len(there) == 1 else 'are'} {' to '.join(dict.fromkeys((there[0], there[-1])))}"
+    return f"; no {prefix} stands yet" if prefix in _NONE_YET else ""
 
 
 def _contradictions(delivery: Delivery) -> list[str]:

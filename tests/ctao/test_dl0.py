@@ -46,6 +46,8 @@ def test_only_fits_files_are_recognised():
     assert reader.recognises(PLACE + NAME)
     assert not reader.recognises("/ctao/simulation/PROD6/gamma_run000010.simtel.zst")
     assert not reader.recognises(PLACE + NAME + ".trigger")
+    assert not reader.recognises("/ctao/prod6/DL3/gamma.fits"), "a product that is not the array's has another reader"
+    assert reader.recognises("/ctao/acada/lost.fits.fz"), "a file of the array outside the layout is reported as such"
 
 
 @pytest.mark.feature("S3-031")

@@ -1,10 +1,14 @@
 """Places and names of delivered files."""
 
 from datetime import UTC, date, datetime
+from io import BytesIO
+from pathlib import PurePosixPath
 
 import pytest
 
-from lightkeeper_ctao.layout import ELEMENTS, in_night, parse_delivery
+from lightkeeper.domain.errors import Invalid
+from lightkeeper_ctao.layout import ELEMENTS, in_night, lfn_of, night_of, parse_delivery
+from lightkeeper_ctao.products import FitsReader, parse_product_type
 
 IDS = "SBID0000000002000000066_OBSID0000000002000000200"
 LST_1 = (
@@ -65,7 +69,13 @@ def test_the_northern_array_has_four_large_and_nine_medium_telescopes():
 
 @pytest.mark.feature("S0-020")
 def test_a_fifth_large_telescope_in_the_north_does_not_exist():
-    assert problems_of(LST_1.replace("LSTN-01", "LSTN-05")) == ["'LSTN-05' is not an array element of the observatory"]
+    assert problems_of(LST_1.replace("LSTN-01", "LSTN-05")) == [
+        "'LSTN-05' is not an array element of the observatory; there are LSTN-01 to LSTN-04"
+    ]
+
+
+def test_an_element_whose_kind_does_not_stand_yet_is_said_to():
+    assert "no SCTS stands yet" in problems_of(LST_1.replace("LSTN-01", "SCTS-01"))[0]
 
 
 @pytest.mark.feature("S0-023")
@@ -106,6 +116,8 @@ def test_every_number_belongs_to_one_element_only():
             "the name's time 2026-03-16T21:00:23 is not in the folder's night, 2026-03-14",
         ),
         (("/ctao/acada/", "/"), "is outside the directory layout"),
+        (("/ctao/", "/ctbo/"), "the path must start with /ctao/, not /ctbo/"),
+        (("/acada/", f"/{'a' * 26}/"), "has 26 characters; it may have 25"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_sentence(change, problem):
@@ -129,3 +141,107 @@ def test_a_night_lasts_from_noon_to_noon_of_local_time():
     assert not in_night(datetime(2026, 3, 15, 12, 30, tzinfo=UTC), night, "CTAO-North")
     assert not in_night(datetime(2026, 3, 14, 13, 0, tzinfo=UTC), night, "CTAO-South")
     assert in_night(datetime(2026, 3, 15, 14, 0, tzinfo=UTC), night, "CTAO-South")
+
+
+def test_the_night_begins_at_noon_of_the_clock_summer_and_winter():
+    for month, noon_north, noon_south in ((1, 12, 15), (7, 11, 16)):
+        for site, noon in (("CTAO-North", noon_north), ("CTAO-South", noon_south)):
+            assert night_of(datetime(2026, month, 14, noon, 0, tzinfo=UTC), site) == date(2026, month, 14)
+            assert night_of(datetime(2026, month, 14, noon - 1, 59, 59, tzinfo=UTC), site) == date(2026, month, 13)
+
+
+@pytest.mark.parametrize(
+    ("product", "change"),
+    [
+        ("DL0/Event/Telescope/AirShower", ()),
+        ("DL0/Event/Telescope/MuonCandidate", ("TEL_SHOWER", "TEL_MUON")),
+        ("DL0/Event/Telescope/Calibration", ("TEL_SHOWER", "TEL_CALIB")),
+        (None, ("_TEL_SHOWER", "")),
+    ],
+)
+def test_path_and_name_tell_the_product_type(product, change):
+    delivery, problems = parse_delivery(LST_1.replace(*change) if change else LST_1)
+    assert problems == []
+    assert delivery is not None
+    assert delivery.product == product
+    if product:
+        assert "/".join(parse_product_type(product)) == product
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ("DL3/Binned/Region/FluxMap", "products of level DL3 are not Binned"),
+        ("DL5/Event/Region/FluxMap", "products of level DL5 are not Event"),
+        ("DL9/Event/Telescope/AirShower", "'DL9' is no data level"),
+        ("DL0/Events/Telescope/AirShower", "'Events' is no division"),
+        ("DL0/Event/Camera/AirShower", "'Camera' is no association"),
+        ("DL0/Event", "is not a product type"),
+    ],
+)
+def test_product_types_that_cannot_be_are_refused(wrong, why):
+    with pytest.raises(Invalid, match=why):
+        parse_product_type(wrong)
+
+
+@pytest.mark.parametrize(
+    ("file", "why"),
+    [
+        ("ctao/acada/x", "must be absolute"),
+        ("/elsewhere/ctao/acada/x", "is not within data_path"),
+        ("/data/../etc/passwd", "is not within data_path"),
+        ("/data", "is not within data_path"),
+        ("/data/other/acada/x", "must start with /ctao/"),
+        ("/data/ctao/ac ada/x", "is not allowed"),
+    ],
+)
+def test_a_file_outside_the_data_path_has_no_name(file, why):
+    with pytest.raises(Invalid, match=why):
+        lfn_of(PurePosixPath(file), PurePosixPath("/data"))
+
+
+def test_the_name_is_what_follows_the_data_path():
+    assert lfn_of(PurePosixPath("/data" + LST_1), PurePosixPath("/data")) == LST_1
+
+
+def card(key, value):
+    return f"{key:8s}= {value}".ljust(80).encode()
+
+
+def primary(*cards):
+    header = b"".join([card("SIMPLE", "T"), card("BITPIX", "8"), card("NAXIS", "0"), *cards, b"END".ljust(80)])
+    return header.ljust(2880)
+
+
+def test_cards_of_the_data_model_become_metadata_of_a_product():
+    cards = [
+        card(key, f"'{value}'")
+        for key, value in (
+            ("DATALEVL", "DL3"),
+            ("DATADIV", "Event"),
+            ("DATAASSO", "Subarray"),
+            ("DATATYPE", "Observation"),
+            ("RIGHTS", "proprietary"),
+        )
+    ]
+    product = FitsReader().read(BytesIO(primary(*cards, card("OBS_ID", "17"))), "/ctao/prod/DL3/x.fits")
+    assert product.problems == (), "checksums that are not there are not wrong"
+    assert product.meta == {
+        "data_level": 3,
+        "product_type": "DL3/Event/Subarray/Observation",
+        "division": "Event",
+        "obs_id": 17,
+        "rights": "proprietary",
+    }
+
+
+@pytest.mark.parametrize(
+    ("cards", "why"),
+    [
+        ([card("CHECKSUM", "'0000000000000001'"), card("DATASUM", "'0'")], "CHECKSUM of HDU PRIMARY is wrong"),
+        ([card("DATALEVL", "'DL3'"), card("DATADIV", "'Binned'")], "is not a product type"),
+    ],
+)
+def test_a_product_with_a_wrong_sum_or_an_impossible_type_is_refused(cards, why):
+    problems = FitsReader().read(BytesIO(primary(*cards)), "/ctao/prod/DL3/x.fits").problems
+    assert any(why in problem for problem in problems)

@@ -5,6 +5,7 @@ Exit status: 0 done; 1 something is wrong with what was looked at; 2 invalid inp
 """
 
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
@@ -72,6 +73,8 @@ deletions.add_to(app)
 operations.add_to(app, datasets.dataset)
 productions.add_to(app)
 work.add_to(app)
+for plug_in in entry_points(group="lightkeeper.commands"):
+    plug_in.load()(app)  # what an observatory adds: a function like the add_to above
 
 
 def main() -> None:
