@@ -19,7 +19,7 @@ from lightkeeper.api import make_api
 from lightkeeper.cli import app
 from lightkeeper.domain.states import KINDS, MOVES, REST, is_final
 from lightkeeper.settings import Settings
-from lightkeeper.steps import audit, topology
+from lightkeeper.steps import audit, keeping, topology
 from lightkeeper.store.invariants import INVARIANTS
 from lightkeeper_ctao.dialect import ALWAYS_MANDATORY, GENERAL, STEP_TYPES, TRANSLATED, WITHOUT_EFFECT
 from lightkeeper_ctao.job_types import JOB_TYPES
@@ -111,6 +111,8 @@ def _topology() -> str:
         ("storages.scrub", topology.ScrubPart),
         ("links", topology.LinkPart),
         ("policies", topology.PolicyPart),
+        ("keeper", keeping.KeeperPart),
+        ("keeper.by_type", keeping.KeeperTypePart),
     ):
         rows = []
         for name, field in model.model_fields.items():

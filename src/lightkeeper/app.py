@@ -34,6 +34,7 @@ def make_context(
         executors={name: plug_in() for name, plug_in in _installed("executor").items()},
         observatories=observatories,
         services={name: movers[name] for name in ("fts",) if name in movers},
+        notifiers={name: plug_in(settings) for name, plug_in in sorted(_installed("notifier").items())},
     )
     try:
         _ = context.product_readers

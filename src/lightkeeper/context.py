@@ -11,6 +11,7 @@ from lightkeeper.ports import (
     JobType,
     MetaKey,
     Mover,
+    Notifier,
     Observatory,
     ProductReader,
     Storage,
@@ -57,6 +58,7 @@ class Context:
     executors: Mapping[str, Executor]
     observatories: tuple[Observatory, ...]
     services: Mapping[str, Callable[[str], Mover]] = field(default_factory=dict[str, Callable[[str], Mover]])
+    notifiers: Mapping[str, Notifier] = field(default_factory=dict[str, Notifier])
 
     def mover_to(self, target: StorageElement) -> Mover:
         """What makes copies to a storage: the transfer service that its attribute `fts` names, else the mover."""

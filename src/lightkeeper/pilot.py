@@ -201,7 +201,10 @@ class Pilot:
                     sums.update(chunk)
                     yield chunk
 
-        self._storage(upload).write(f"{upload['directory']}/{path.name}", passing())
+        try:
+            self._storage(upload).write(f"{upload['directory']}/{path.name}", passing())
+        except LightkeeperError as error:
+            raise JobFailed("Storing output data", error.message) from error
         fixity = sums.fixity()
         return {"name": path.name, "size": fixity.size, "sha256": fixity.sha256, "adler32": fixity.adler32}
 

@@ -1,7 +1,7 @@
 """What the core asks of the outside. Each port has at least two implementations, or a conformance suite.
 
 Plug-ins register by entry points (`lightkeeper.storage`, `lightkeeper.mover`, `lightkeeper.executor`,
-`lightkeeper.observatory`) and know `domain` and this module, nothing else of Lightkeeper.
+`lightkeeper.notifier`, `lightkeeper.observatory`) and know `domain` and this module, nothing else of Lightkeeper.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -268,6 +268,40 @@ class Executor(Protocol):
 
     def stop(self, handles: Sequence[str]) -> None:
         """End them; unknown handles are ignored."""
+        ...
+
+
+# --- notifier ------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A message to one address, for people (`text`, and `html` unless it is empty) and for programs (`facts`, JSON).
+
+    `key` is the same each time that the same message is sent: who gets it twice, because the answer to the first was
+    lost, can tell that it is one.
+    """
+
+    key: str
+    sender: str
+    address: str
+    subject: str
+    text: str
+    html: str
+    facts: Mapping[str, Any]
+
+
+class Notifier(Protocol):
+    """Takes messages to people. It is made with the settings of the instance."""
+
+    def takes(self, address: str) -> bool:
+        """Whether this is an address of its kind."""
+        ...
+
+    def send(self, notice: Notice) -> None:
+        """Hand a message over; when it returns, somebody else has taken charge of it.
+
+        It returns or raises within a minute. Raises Unavailable when it may work later, Refused when it never will.
+        Nothing secret is in what it raises.
+        """
         ...
 
 

@@ -138,6 +138,13 @@ class Settings(BaseSettings):
         description="A change of a copy waits so long at the most for the next manifest of its storage.",
     )
 
+    mail_server: str = Field(
+        "",
+        pattern=r"^(smtps?://[A-Za-z0-9.\[\]:-]+)?$",
+        description="Takes our mail: smtp://mail.example.org:587, or smtps://. A user and password stand in the "
+        "credentials under the name mail. Empty: messages to mailboxes wait.",
+    )
+
     log_format: str = Field("auto", pattern="^(auto|text|json)$", description="text for people, json for machines.")
 
     @classmethod

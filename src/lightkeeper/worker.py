@@ -16,6 +16,7 @@ from lightkeeper.domain.errors import LightkeeperError
 from lightkeeper.steps import (
     audit,
     compare,
+    contradictions,
     delete,
     expire,
     heal,
@@ -27,6 +28,7 @@ from lightkeeper.steps import (
     rules,
     run,
     stage,
+    tell,
     transfer,
     transform,
 )
@@ -34,11 +36,11 @@ from lightkeeper.steps import (
 
 @dataclass(frozen=True, slots=True)
 class Duty:
-    """What is done, how often at the least (seconds), what wakes it, and in how many threads."""
+    """What is done, how often at the least (seconds, or what tells them), what wakes it, and in how many threads."""
 
     name: str
     do: Callable[[Context], int]
-    every: float
+    every: float | Callable[[], float]
     woken_by: tuple[str, ...] = ()
     threads: int = 1
 
@@ -70,7 +72,10 @@ def duties(ctx: Context, api_url: str) -> list[Duty]:
         Duty("deadlines", rules.watch_deadlines, 60),
         Duty("abandoned", heal.release_abandoned, 2),
         Duty("temporaries", heal.clear_temporaries, 600),
-        Duty("heal", heal.look_after_work, 5, ("task", "input")),
+        Duty("heal", heal.look_after_work, lambda: heal.every(ctx), ("task", "input")),
+        Duty("contradictions", contradictions.sweep, lambda: heal.every(ctx)),
+        Duty("gather", tell.gather, 10, ("news",)),
+        Duty("send", tell.send, 2, ("message",)),
     ]
 
 
@@ -120,9 +125,18 @@ class Worker:
                 did = 0
             if did:
                 continue
+            pause = self._pause(duty)
             with bell:
                 if self._rung[duty.name] == heard and not self._stopping.is_set():
-                    bell.wait(timeout=duty.every)
+                    bell.wait(timeout=pause)
+
+    def _pause(self, duty: Duty) -> float:
+        if isinstance(duty.every, float | int):
+            return duty.every
+        try:
+            return duty.every()
+        except psycopg.Error:
+            return 5
 
     def _listen(self) -> None:
         """Ring the duties' bells when the database says that there is something for them."""

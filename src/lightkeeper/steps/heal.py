@@ -1,54 +1,156 @@
 """Step 8: what is overdue or abandoned is found and remedied; transformations end on their own.
 
-Before: anything may have died.    After: it goes on, or a sentence says what a person must decide.
-Worker: look_after_work whenever tasks change and every 5 s; release_abandoned every 5 s. Safe to run twice. Decisions
-are pure (`domain/healing.py`); each remedy is a row that reports show.
+Before: anything may have died.    After: it goes on, or a sentence says what a person must decide (tell.py sends it).
+Worker: look_after_work whenever tasks change, and at all as often as the topology says; release_abandoned every 2 s;
+sweep (contradictions.py) besides. Safe to run twice. Decisions are pure (`domain/healing.py`); each remedy is a row
+that reports show, each decision that a person must make is one too.
 """
 
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import psycopg
 
 from lightkeeper.context import Context
 from lightkeeper.domain.errors import LightkeeperError
-from lightkeeper.domain.healing import Remedy, remedy
+from lightkeeper.domain.healing import Decision, Remedy, TransformationFacts, decide
 from lightkeeper.domain.states import Job, Pilot, Production, Transfer, Transformation
 from lightkeeper.steps.run import JOBS
 from lightkeeper.steps.transfer import ARRIVALS
-from lightkeeper.store import db, recovery, stage, topology, transfers, transitions, triggers, work
+from lightkeeper.store import db, healing, recovery, stage, topology, transfers, transitions, triggers, work
+from lightkeeper.store.db import Connection
+from lightkeeper.store.healing import Concern
 
 TEMPORARY_FOR = 3600.0
 """Seconds that a temporary file is left alone, whoever's it is."""
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A transformation that was looked at: what is decided, and whether that was done."""
+
+    of: TransformationFacts
+    decision: Decision
+    done: bool = False
+
+
+def every(ctx: Context) -> float:
+    """Seconds after which all is looked at again when nothing has changed, as the topology says now."""
+    with ctx.db.transaction() as conn:
+        return healing.keeper(conn).every.total_seconds()
+
+
+# --- transformations -----------------------------------------------------------------------------------------------
 def look_after_work(ctx: Context) -> int:
     """Flush and complete transformations and productions that are ready for it; return how many moved."""
-    moved = 0
+    looked = look(ctx)
+    return sum(one.done for one in looked) + _end_productions(ctx)
+
+
+def look(ctx: Context, *, dry_run: bool = False) -> list[Looked]:
+    """Look at every Active transformation and do what is decided; with `dry_run` nothing is done.
+
+    Each is a transaction of its own, several at once: one that cannot be looked after stops no other, and is told.
+    """
+    if not dry_run:
+        _make_whole_groups(ctx)  # only what is left can need a flush
+    with ctx.db.transaction() as conn:
+        keeper = healing.keeper(conn)
+        found = healing.facts(conn, [state for state in keeper.states if state is Transformation.ACTIVE])
+    looked = [Looked(facts, decide(facts, keeper.of(facts.type))) for facts in found]
+    if dry_run:
+        return looked
+    to_do = [one for one in looked if one.decision.what in (Remedy.FLUSH, Remedy.COMPLETE)]
+    done: dict[int, Looked] = {}
+    broken: list[Concern] = []
+    if to_do:
+        with ThreadPoolExecutor(min(keeper.threads, len(to_do)), "keeper") as pool:
+            for one, trouble in pool.map(partial(_do, ctx), to_do):
+                done[one.of.transformation_id] = one
+                if trouble:
+                    why = f"transformation {one.of.transformation_id} cannot be looked after: {trouble}"
+                    broken.append(Concern(one.of.transformation_id, one.of.type, why))
+    with ctx.db.transaction() as conn:
+        _note(conn, looked, broken)
+    return [done.get(one.of.transformation_id, one) for one in looked]
+
+
+def _make_whole_groups(ctx: Context) -> None:
     with ctx.db.transaction() as conn:
         for transformation_id in work.with_input(conn):
-            work.make_tasks(conn, transformation_id)  # whole groups first: only what is left can need a flush
+            work.make_tasks(conn, transformation_id)
             stage.wish_for_tasks(conn, transformation_id)
-        for facts in work.facts(conn):
-            what, why = remedy(facts)
-            if what is Remedy.FLUSH and work.flush(conn, facts.transformation_id, why):
-                transitions.remedied(
-                    conn, "transformation", [facts.transformation_id], "flushed: smaller groups allowed", why
-                )
-                moved += 1
-            if what is Remedy.COMPLETE:
-                done = transitions.move(
-                    conn, [facts.transformation_id], Transformation.ACTIVE, Transformation.COMPLETED, why
-                )
-                moved += len(done)
+
+
+def _do(ctx: Context, one: Looked) -> tuple[Looked, str]:
+    """Do what was decided about one transformation; whether it was done, and what went wrong with it."""
+    try:
+        with ctx.db.transaction() as conn:
+            done = _flush(conn, one) if one.decision.what is Remedy.FLUSH else _complete(conn, one)
+    except (LightkeeperError, psycopg.Error) as error:
+        why = " ".join(str(error).split())
+        ctx.log.error("transformation not looked after", transformation=one.of.transformation_id, why=why)
+        return one, why
+    if done:
+        ctx.log.info(
+            str(one.decision.what), transformation=one.of.transformation_id, name=one.of.name, why=one.decision.why
+        )
+    return Looked(one.of, one.decision, done), ""
+
+
+def _flush(conn: Connection, one: Looked) -> bool:
+    if not work.flush(conn, one.of.transformation_id, one.decision.why):
+        return False
+    what = f"flushed: {one.of.ready} files may be in smaller groups than {one.of.group_size}"
+    transitions.remedied(conn, "transformation", [one.of.transformation_id], what, one.decision.why)
+    return True
+
+
+def _complete(conn: Connection, one: Looked) -> bool:
+    """Complete it if that still holds: what was decided on may have changed since."""
+    now = healing.facts(conn, only=one.of.transformation_id)
+    if not now or decide(now[0]).what is not Remedy.COMPLETE:
+        return False
+    ids = [one.of.transformation_id]
+    if not transitions.move(conn, ids, Transformation.ACTIVE, Transformation.COMPLETED, one.decision.why):
+        return False
+    transitions.remedied(conn, "transformation", ids, "completed", one.decision.why)
+    db.notify(conn, "task")  # a child can be flushed now
+    return True
+
+
+def _note(conn: Connection, looked: Sequence[Looked], broken: Sequence[Concern]) -> None:
+    """Keep what a person must decide, told once for as long as it holds."""
+    wanted = [
+        Concern(
+            one.of.transformation_id,
+            one.of.type,
+            f"transformation {one.of.transformation_id} ({one.of.name}): {one.decision.why}",
+            one.decision.choices,
+        )
+        for one in looked
+        if one.decision.what is Remedy.DECIDE
+    ]
+    new = healing.put_concerns(conn, "transformation", "decide", wanted)
+    new += healing.put_concerns(conn, "transformation", "broken", broken)
+    if new:
+        db.notify(conn, "news")
+
+
+def _end_productions(ctx: Context) -> int:
+    with ctx.db.transaction() as conn:
         finished = work.finished_productions(conn)
-        moved += len(
+        return len(
             transitions.move(
                 conn, finished, Production.ACTIVE, Production.COMPLETED, "every transformation is Completed"
             )
         )
-        if moved:
-            db.notify(conn, "task")  # a completed parent lets its child be flushed
-    return moved
 
 
+# --- what was left behind ------------------------------------------------------------------------------------------
 def release_abandoned(ctx: Context) -> int:
     """Take back what dead pilots and workers held; return how much."""
     return _lost_pilots(ctx) + _silent_jobs(ctx) + _abandoned_transfers(ctx)
@@ -79,15 +181,8 @@ def _lost_pilots(ctx: Context) -> int:
             if not transitions.move(conn, [pilot.pilot_id], pilot.state, Pilot.LOST, why):
                 continue
             jobs = work.jobs_on_pilots(conn, [pilot.pilot_id])
-            again, over = work.failed(
-                conn,
-                jobs,
-                Job.RUNNING,
-                "Pilot lost",
-                f"pilot {pilot.name} {why}",
-                None,
-                ctx.settings.retry_after,
-            )
+            told = f"pilot {pilot.name} {why}"
+            again, over = _failed(ctx, conn, jobs, "Pilot lost", told)
             if jobs:
                 what = f"pilot {pilot.name} was lost; its work goes to another pilot"
                 transitions.remedied(conn, "pilot", [pilot.pilot_id], what, why)
@@ -100,17 +195,14 @@ def _silent_jobs(ctx: Context) -> int:
     with ctx.db.transaction() as conn:
         jobs = work.silent_jobs(conn, ctx.settings.pilot_silence * 2)
         if jobs:
-            again, _ = work.failed(
-                conn,
-                jobs,
-                Job.RUNNING,
-                "Job silent",
-                "its pilot does not mention it",
-                None,
-                ctx.settings.retry_after,
-            )
+            again, _ = _failed(ctx, conn, jobs, "Job silent", "its pilot does not mention it")
             transitions.remedied(conn, "task", again, "the task gets another attempt", "its job fell silent")
     return len(jobs)
+
+
+def _failed(ctx: Context, conn: Connection, jobs: Sequence[int], minor: str, told: str) -> tuple[list[int], list[int]]:
+    """These Running jobs failed; (tasks to be tried again, tasks that failed)."""
+    return work.failed(conn, jobs, Job.RUNNING, minor, told, None, ctx.settings.retry_after, healing.keeper(conn))
 
 
 def _abandoned_transfers(ctx: Context) -> int:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import SiteKind
 from lightkeeper.domain.errors import NotFound
-from lightkeeper.domain.healing import remedy
+from lightkeeper.domain.healing import decide
 from lightkeeper.domain.names import parse_lfn
 from lightkeeper.domain.policy import may_delete, plan_file
 from lightkeeper.domain.report import ReportRow, transformation_report
 from lightkeeper.domain.states import Transformation
 from lightkeeper.steps import rules
-from lightkeeper.store import catalog, db, invariants, provenance, reports, topology, transfers, work
+from lightkeeper.store import catalog, db, healing, invariants, provenance, reports, topology, transfers
 from lightkeeper.store.catalog import FileRow, ReplicaRow
 from lightkeeper.store.db import Connection
 from lightkeeper.store.provenance import Step
@@ -90,9 +90,10 @@ def transformation(ctx: Context, transformation_id: int) -> TransformationReport
         if not summaries:
             raise NotFound(f"there is no transformation {transformation_id}", hint="lightkeeper transformation list")
         rows = transformation_report(reports.job_groups(conn, transformation_id))
-        facts = {f.transformation_id: f for f in work.facts(conn)}
+        facts = healing.facts(conn, only=transformation_id)
+        keeper = healing.keeper(conn)
         history = reports.history_of(conn, "transformation", transformation_id)
-    waits_for = remedy(facts[transformation_id])[1] if transformation_id in facts else ""
+    waits_for = decide(facts[0], keeper.of(facts[0].type)).why if facts else ""
     if summaries[0].status is Transformation.COMPLETED:
         waits_for = "nothing: it is complete"
     return TransformationReport(summaries[0], rows, waits_for, history)

@@ -26,7 +26,7 @@ from lightkeeper.domain.states import Health, Job, Pilot
 from lightkeeper.domain.work import ExpectedOutput, JobInput, JobOrder, JobRecipe
 from lightkeeper.ports import PilotOrder, Storage
 from lightkeeper.steps import suspicion
-from lightkeeper.store import catalog, db, promotion, provenance, stage, topology, transfers, transitions, work
+from lightkeeper.store import catalog, db, healing, promotion, provenance, stage, topology, transfers, transitions, work
 from lightkeeper.store.suspicion import FailedRead
 from lightkeeper.store.work import CompletingJob, PilotRow
 
@@ -60,6 +60,9 @@ def claim(ctx: Context, pilot: PilotRow) -> dict[str, Any] | None:
     try:
         recipe = _recipe(ctx, job.job_type, job.transformation_id, job.task_id, job.job_id, job.body, files)
         upload = _upload_to(pilot.site, storages.values())
+    except Unavailable as error:
+        fail(ctx, job.job_id, "Storing output data", error.message, None)
+        return {"job_id": None}
     except LightkeeperError as error:
         fail(ctx, job.job_id, "Preparing the job", error.message, None)
         return {"job_id": None}
@@ -292,7 +295,10 @@ def fail(ctx: Context, job_id: int, minor: str, application: str, exit_code: int
 
 def _fail_from(ctx: Context, job_id: int, source: Job, minor: str, application: str, exit_code: int | None) -> None:
     with ctx.db.transaction() as conn:
-        again, over = work.failed(conn, [job_id], source, minor, application, exit_code, ctx.settings.retry_after)
+        keeper = healing.keeper(conn)
+        again, over = work.failed(
+            conn, [job_id], source, minor, application, exit_code, ctx.settings.retry_after, keeper
+        )
         why = f"{minor}: {application}" if application else minor
         transitions.remedied(conn, "task", again, "the task gets another attempt", why)
     ctx.log.warning("job failed", job=job_id, why=application or minor, exit_code=exit_code, again=again, given_up=over)

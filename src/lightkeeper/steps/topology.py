@@ -22,8 +22,8 @@ from lightkeeper.domain.policy import MIN_COPIES_TO_FREE, Policy, members_of
 from lightkeeper.domain.query import Query
 from lightkeeper.domain.units import exact_bytes, exact_rate, exact_time, parse_bytes, parse_rate, parse_time
 from lightkeeper.ports import needs_staging
-from lightkeeper.steps import manifests, markers
-from lightkeeper.store import deletions, scrub, stage, switches, topology
+from lightkeeper.steps import keeping, manifests, markers
+from lightkeeper.store import deletions, healing, scrub, stage, switches, topology
 from lightkeeper.store.db import Connection
 from lightkeeper.store.topology import Declared
 
@@ -144,6 +144,7 @@ class Document(Part):
     links: list[LinkPart] = []
     policies: dict[str, PolicyPart] = {}
     shares: dict[Activity, Share] = {}
+    keeper: keeping.KeeperPart | None = None
 
 
 def read(text: str) -> Document:
@@ -159,7 +160,7 @@ def read(text: str) -> Document:
     except (YAMLError, ValueError, RecursionError) as error:
         raise Invalid(f"the topology is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise Invalid("the topology must be a map with the keys sites, storages, links, policies, shares")
+        raise Invalid("the topology must be a map with the keys sites, storages, links, policies, shares, keeper")
     try:
         return Document.model_validate(content)
     except ValidationError as error:
@@ -185,7 +186,9 @@ def _known_keys(place: tuple[int | str, ...]) -> list[str]:
         "links": LinkPart,
         "policies": PolicyPart,
     }
-    model: type[Part] = Document if len(place) == 1 else parts[str(place[0])]
+    model: type[BaseModel] = Document if len(place) == 1 else parts.get(str(place[0]), Document)
+    if place[0] == "keeper":
+        model = keeping.KeeperTypePart if "by_type" in place[1:-1] else keeping.KeeperPart
     if "computing" in place[2:-1]:
         model = Computing
     if "scrub" in place[2:-1]:
@@ -241,6 +244,8 @@ def _check(ctx: Context, conn: Connection, document: Document) -> None:
     for name, site in document.sites.items():
         if site.computing:
             _is_known(site.computing.executor, ctx.executors, f"sites.{name}.computing.executor")
+    if document.keeper is not None:
+        keeping.options_of(document.keeper)
     vocabulary = topology.vocabulary(conn)
     for name, policy in document.policies.items():
         parse_name(name, "policy")
@@ -444,7 +449,10 @@ def _differences(conn: Connection, document: Document) -> list[str]:
             "activity": policy.activity,
         }
     have |= {f"share of {activity}": {"share": share} for activity, share in topology.shares(conn).items()}
+    have["keeper"] = dict(healing.options(conn))
     want: dict[str, dict[str, Any]] = {f"site {n}": p.model_dump() for n, p in document.sites.items()}
+    if document.keeper is not None:
+        want["keeper"] = dict.fromkeys(have["keeper"]) | keeping.options_of(document.keeper)
     want |= {
         f"storage {n}": p.model_dump()
         | {"attributes": _attributes(p), "scrub": _in_words(*_schedule(p)), "max_rate": _rate(p)}
@@ -542,6 +550,7 @@ def _probe(ctx: Context, name: str, part: StoragePart) -> None:
 
 
 def _write(ctx: Context, conn: Connection, document: Document, changes: list[str]) -> None:
+    keeping.write(conn, document.keeper)
     for name, site in document.sites.items():
         computing = site.computing
         topology.put_site(

@@ -8,10 +8,11 @@ from typing import Any
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from lightkeeper.domain.healing import TransformationFacts
+from lightkeeper.domain.healing import Keeper
 from lightkeeper.domain.states import Job, Pilot, Production, Task, Transformation
 from lightkeeper.domain.work import PlannedStep
 from lightkeeper.store.db import notify, row, rows, value, values
+from lightkeeper.store.healing import next_attempts
 from lightkeeper.store.transitions import move
 
 
@@ -211,30 +212,6 @@ def make_tasks(conn: Connection, transformation_id: int) -> int:
     if made:
         notify(conn, "task")
     return made
-
-
-def facts(conn: Connection) -> list[TransformationFacts]:
-    """What healing decides on, for every transformation that is Active, parents first."""
-    found = conn.execute("""
-        SELECT t.transformation_id, t.name, t.open, t.parent_id, parent.state,
-               coalesce(w.waiting, 0), coalesce(w.ready, 0), coalesce(w.lost, 0),
-               coalesce(k.n, 0), coalesce(k.done, 0), coalesce(k.failed, 0)
-          FROM transformation t
-          LEFT JOIN transformation parent ON parent.transformation_id = t.parent_id
-          LEFT JOIN LATERAL (
-               SELECT count(*) AS waiting,
-                      count(*) FILTER (WHERE EXISTS (SELECT FROM verified_copy c WHERE c.file_id = p.file_id)) AS ready,
-                      count(*) FILTER (WHERE NOT EXISTS (
-                            SELECT FROM replica r WHERE r.file_id = p.file_id AND r.state <> 'Lost')) AS lost
-                 FROM pending_input p WHERE p.transformation_id = t.transformation_id) w ON true
-          LEFT JOIN LATERAL (
-               SELECT count(*) AS n, count(*) FILTER (WHERE state = 'Done') AS done,
-                      count(*) FILTER (WHERE state = 'Failed') AS failed
-                 FROM task WHERE task.transformation_id = t.transformation_id) k ON true
-         WHERE t.state = 'Active'
-         ORDER BY t.transformation_id
-    """).fetchall()
-    return [TransformationFacts(*line) for line in found]
 
 
 def flush(conn: Connection, transformation_id: int, why: str) -> bool:
@@ -490,8 +467,12 @@ def completing_jobs(conn: Connection, older_than: timedelta) -> list[int]:
 def accepted(conn: Connection, job: CompletingJob) -> None:
     """The job's outputs are registered: it and its task are done."""
     conn.execute(
-        "UPDATE job SET ended = now(), minor_status = 'Execution Complete', application_status = '' WHERE job_id = %s",
-        (job.job_id,),
+        """
+        UPDATE job SET ended = now(), minor_status = 'Execution Complete', application_status = '',
+                       done_for = %s
+         WHERE job_id = %s
+        """,
+        (job.transformation_id, job.job_id),
     )
     move(conn, [job.job_id], Job.COMPLETING, Job.DONE)
     move(conn, [job.task_id], Task.RUNNING, Task.DONE)
@@ -506,6 +487,7 @@ def failed(
     application: str,
     exit_code: int | None,
     base_delay: timedelta,
+    keeper: Keeper,
 ) -> tuple[list[int], list[int]]:
     """These jobs failed. Their tasks get another attempt after a delay that doubles, or fail when it was the last.
     Returns (tasks to be tried again, tasks that failed)."""
@@ -518,29 +500,17 @@ def failed(
         (minor, application, exit_code, jobs),
     )
     conn.execute("DELETE FROM job_alive WHERE job_id = ANY(%s)", (jobs,))
-    found = conn.execute(
+    tasks = values(
+        conn,
         """
-        SELECT task_id, task.attempts < t.max_attempts
-          FROM job
-          JOIN task USING (task_id)
-          JOIN transformation t USING (transformation_id)
-         WHERE job_id = ANY(%s) AND job.attempt = task.attempts AND task.state = 'Running'
+        SELECT task_id
+          FROM job JOIN task USING (task_id)
+         WHERE job_id = ANY(%(jobs)s) AND job.attempt = task.attempts AND task.state = 'Running'
          ORDER BY task_id
         """,
-        (jobs,),
-    ).fetchall()
-    again = [task_id for task_id, more in found if more]
-    over = [task_id for task_id, more in found if not more]
-    conn.execute(
-        """
-        UPDATE task SET not_before = now() + %s * least(power(2, attempts - 1), 1000) WHERE task_id = ANY(%s)
-        """,
-        (base_delay, again),
+        jobs=jobs,
     )
-    move(conn, again, Task.RUNNING, Task.READY, minor)
-    move(conn, over, Task.RUNNING, Task.FAILED, f"{minor}: {application}" if application else minor)
-    notify(conn, "task")
-    return again, over
+    return next_attempts(conn, tasks, minor, f"{minor}: {application}" if application else minor, keeper, base_delay)
 
 
 def put_log(conn: Connection, job_id: int, text: str) -> None:

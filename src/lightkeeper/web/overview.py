@@ -7,12 +7,12 @@ from itertools import groupby
 
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import SiteKind, StorageElement
-from lightkeeper.domain.healing import TransformationFacts, remedy
+from lightkeeper.domain.healing import DEFAULT, Keeper, Options, TransformationFacts, decide
 from lightkeeper.domain.policy import Policy
 from lightkeeper.domain.states import Health, Production, Transformation
 from lightkeeper.steps import rules
 from lightkeeper.steps.rules import Rule
-from lightkeeper.store import db, deletions, reports, topology, work
+from lightkeeper.store import db, deletions, healing, reports, topology
 from lightkeeper.store.deletions import Stopped
 from lightkeeper.store.reports import (
     Healed,
@@ -110,7 +110,8 @@ def look(ctx: Context) -> Overview:
         links = reports.traffic(conn)
         productions = reports.productions(conn)
         transformations = reports.transformations(conn)
-        facts = work.facts(conn)
+        facts = healing.facts(conn)
+        keeper = healing.keeper(conn)
         healed = reports.healed(conn)
         refused = reports.quarantine(conn, limit=REFUSED)
         elements = topology.storages(conn)
@@ -130,7 +131,7 @@ def look(ctx: Context) -> Overview:
         storages=storages,
         links=_busiest(links),
         n_links=len(links),
-        productions=_productions(productions, transformations, facts)[:PRODUCTIONS],
+        productions=_productions(productions, transformations, facts, keeper)[:PRODUCTIONS],
         n_productions=len(productions),
         made=sum(t.outputs for t in transformations),
         healed=healed[: -HEALED - 1 : -1],
@@ -219,11 +220,11 @@ def what_runs(totals: Totals) -> str:
     return ", ".join(told.format(count(n, one, many)) for n, told, one, many in going_on if n)
 
 
-def waits_for(status: Transformation, facts: TransformationFacts | None) -> str:
+def waits_for(status: Transformation, facts: TransformationFacts | None, options: Options = DEFAULT) -> str:
     """What a transformation waits for, in words; empty when it is complete."""
     match status:
         case Transformation.ACTIVE if facts is not None:
-            return remedy(facts)[1]
+            return decide(facts, options).why
         case Transformation.FLUSH:
             return "its last, smaller tasks are being made"
         case Transformation.STOPPED:
@@ -239,12 +240,13 @@ def _productions(
     productions: Sequence[ProductionSummary],
     transformations: Sequence[TransformationSummary],
     facts: Sequence[TransformationFacts],
+    keeper: Keeper,
 ) -> list[ProductionView]:
     """Those at work first, then the latest."""
     by_id = {f.transformation_id: f for f in facts}
     steps: dict[str, list[StepView]] = {}
     for t in transformations:
-        steps.setdefault(t.production, []).append(StepView(t, waits_for(t.status, by_id.get(t.id))))
+        steps.setdefault(t.production, []).append(StepView(t, waits_for(t.status, by_id.get(t.id), keeper.of(t.type))))
     in_order = sorted(productions, key=lambda p: (p.state is Production.COMPLETED, -p.production_id))
     return [ProductionView(p, steps.get(p.name, [])) for p in in_order]
 

@@ -48,9 +48,11 @@ CREATE TABLE remedy (
     kind      text NOT NULL,
     id        bigint NOT NULL,
     what      text NOT NULL,                       -- what was done, in words
-    why       text NOT NULL                        -- what was wrong, in words
+    why       text NOT NULL,                       -- what was wrong, in words
+    told      boolean NOT NULL DEFAULT false       -- it stands in a message to people; only for work
 );
 CREATE INDEX remedy_subject ON remedy (kind, id);
+CREATE INDEX remedy_untold ON remedy (remedy_id) WHERE NOT told AND kind IN ('transformation', 'task');
 
 -- ============================================================================================ topology
 CREATE TYPE site_kind AS ENUM ('observatory', 'data centre');
@@ -754,7 +756,9 @@ CREATE TABLE task (
     transformation_id int NOT NULL REFERENCES transformation,
     attempts          smallint NOT NULL DEFAULT 0,
     site_id           smallint REFERENCES site,        -- where most of its inputs lie
-    state             task_state NOT NULL DEFAULT 'Ready'
+    state             task_state NOT NULL DEFAULT 'Ready',
+    reassigned        smallint NOT NULL DEFAULT 0,     -- other attempts it was given after the work itself failed
+    rescheduled       smallint NOT NULL DEFAULT 0      -- the same after what is around it failed
 ) WITH (fillfactor = 80);
 CREATE INDEX task_open ON task (transformation_id, state) WHERE state <> 'Done';
 CREATE INDEX task_ready ON task (not_before) WHERE state = 'Ready';
@@ -782,9 +786,13 @@ CREATE TABLE job (
     state              job_state NOT NULL DEFAULT 'Waiting',
     minor_status       text NOT NULL DEFAULT '',
     application_status text NOT NULL DEFAULT '',
-    report             jsonb                           -- outputs and activities as the pilot reported them
+    report             jsonb,                          -- outputs and activities as the pilot reported them
+    done_for           int                             -- its transformation, once it is Done: for job_done
 ) WITH (fillfactor = 70);
 CREATE UNIQUE INDEX job_attempt ON job (task_id, attempt);
+-- The report of a million tasks that are done is read from here alone.
+CREATE INDEX job_done ON job (done_for, minor_status, application_status, site_id)
+    WHERE state = 'Done' AND done_for IS NOT NULL;
 CREATE INDEX job_completing ON job (state_since) WHERE state = 'Completing';
 
 CREATE TABLE job_queue (                               -- only waiting jobs; a claim deletes the row
@@ -821,6 +829,62 @@ CREATE TABLE pilot (
     secret      bytea NOT NULL                         -- sha256 of the pilot's secret
 ) WITH (fillfactor = 50);
 CREATE INDEX pilot_live ON pilot (site_id) WHERE state IN ('Submitted', 'Running');
+
+-- ============================================================================================ keeper
+-- What the topology document says about the keeper: what it may do with each type of transformation, and whom it tells.
+CREATE TABLE keeper_options (
+    single  boolean PRIMARY KEY DEFAULT true CHECK (single), -- there is one row, or none
+    options jsonb NOT NULL
+);
+
+-- What a person must decide. One row for as long as it holds; it is told once.
+CREATE TABLE concern (
+    concern_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id         bigint NOT NULL,
+    since      timestamptz NOT NULL DEFAULT now(),
+    ended      timestamptz,                         -- it does not hold any more
+    told       boolean NOT NULL DEFAULT false,      -- it stands in a message
+    kind       text NOT NULL,                       -- 'transformation', 'task', 'message', ...; with `id` its subject
+    condition  text NOT NULL,                       -- 'decide', 'contradiction', ...
+    type       text NOT NULL DEFAULT '',            -- of the transformation, which says whom to tell
+    sentence   text NOT NULL,
+    choices    text[] NOT NULL DEFAULT '{}'         -- what a person can do, as commands
+);
+CREATE UNIQUE INDEX concern_open ON concern (kind, condition, id) WHERE ended IS NULL;
+CREATE INDEX concern_untold ON concern (concern_id) WHERE NOT told;
+
+-- Messages to people: the outbox. News of a kind for an address are gathered in the one that is open until it is due.
+-- A worker sends it under a lease, with an epoch that fences late writers.
+CREATE TABLE message (
+    message_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    created     timestamptz NOT NULL DEFAULT now(),
+    not_before  timestamptz NOT NULL DEFAULT now(), -- at most one a period; later when the server does not answer
+    lease_until timestamptz,
+    sent        timestamptz,
+    refused     timestamptz,                        -- whoever takes messages for this address never will
+    key         uuid NOT NULL DEFAULT gen_random_uuid(), -- the same each time it is sent: who gets two knows that it is one
+    epoch       int NOT NULL DEFAULT 0,
+    attempts    int NOT NULL DEFAULT 0,
+    condition   text NOT NULL,                      -- 'flush', 'complete', 'reassign', 'report', 'decide'
+    address     text NOT NULL,                      -- of a mailbox, or a URL
+    error       text NOT NULL DEFAULT '',
+    items       jsonb NOT NULL                      -- {key: one piece of news}
+);
+CREATE UNIQUE INDEX message_open ON message (condition, address) WHERE sent IS NULL AND refused IS NULL;
+CREATE INDEX message_latest ON message (condition, address, sent);
+
+-- Failed attempts of each transformation when its report was told last: silent until there are others.
+CREATE TABLE report_told (
+    transformation_id int PRIMARY KEY,
+    in_vain           bigint NOT NULL
+);
+
+-- How far the sweep for contradictions is, over all tasks.
+CREATE TABLE keeper_sweep (
+    single  boolean PRIMARY KEY DEFAULT true CHECK (single),
+    task_id bigint NOT NULL,
+    at      timestamptz NOT NULL DEFAULT now()
+);
 
 -- ============================================================================================ tape
 -- Storages whose files must be staged, brought from tape to a disk buffer, before they can be read. One worker at a
