@@ -14,7 +14,7 @@ from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.domain.fixity import fixity_of
 from lightkeeper.instance import Instance
 from lightkeeper.settings import Settings
-from lightkeeper.steps import audit, manifests, topology
+from lightkeeper.steps import audit, manifests, probe, topology
 
 TOPOLOGY = """
 version: 1
@@ -167,3 +167,23 @@ def test_copies_in_doubt_are_listed_and_repaired_when_asked(cli: Cli, instance: 
     audit.recheck(instance.context)
     assert "no copy is in doubt" in cli(0, "storage", "suspicious")
     assert "not in the catalogue" in cli(1, "file", "repair", "/ctao/sim/nobody")
+
+
+def test_the_status_tells_of_a_storage_that_does_not_answer(cli: Cli, instance: Instance):
+    assert json.loads(cli(0, "status", "--json"))["storages_in_trouble"] == []
+    disk = instance.settings.home / "south"
+    disk.rename(disk.with_name("unmounted"))
+    probed(instance, 3)
+    told = " ".join(cli(0, "status").split())
+    assert "south is Banned" in told and "storage south is not there" in told, told[-200:]
+    disk.with_name("unmounted").rename(disk)
+    probed(instance, 3)
+    assert json.loads(cli(0, "status", "--json"))["storages_in_trouble"] == []
+
+
+def probed(instance: Instance, times: int) -> None:
+    prober = probe.Prober()
+    for _ in range(times):
+        with instance.context.db.transaction() as conn:
+            conn.execute("UPDATE probe SET due = now()")
+        prober(instance.context)

@@ -22,6 +22,7 @@ from lightkeeper.api.body import Body
 from lightkeeper.context import Context
 from lightkeeper.domain.errors import LightkeeperError, NotFound, Refused
 from lightkeeper.domain.names import printable
+from lightkeeper.domain.states import Health
 from lightkeeper.steps import audit, produce, report, topology
 from lightkeeper.steps import rules as rules_step
 from lightkeeper.store import reports
@@ -95,6 +96,11 @@ def make_api(ctx: Context, token: str) -> FastAPI:
                 "overdue": [asdict(o) for o in reports.overdue(conn)],
                 "late": late,
                 "deletions_stopped": [asdict(s) for s in stopped(conn)],
+                "storages_in_trouble": [
+                    {"storage": s.storage, "health": s.health, "since": s.since, "why": s.why}
+                    for s in reports.storage_use(conn)
+                    if s.enabled and s.health != Health.GOOD
+                ],
             }
 
     # --- topology

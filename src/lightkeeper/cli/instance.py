@@ -35,8 +35,9 @@ def status(as_json: AsJson = False) -> None:
     late = [f"{o['rows']} {o['kind']}s {o['state']} too long" for o in totals["overdue"]]
     missed = [f"rule {o['rule']}: {o['why']}" for o in totals["late"]]
     waits = [_stopped(one) for one in totals["deletions_stopped"]]
+    away = [f"{s['storage']} is {s['health']}: {s['why']}" for s in totals["storages_in_trouble"]]
     in_words = {"running": _in_words(runs)} | totals
-    in_words |= {"overdue": late, "late": missed, "deletions_stopped": waits}
+    in_words |= {"overdue": late, "late": missed, "deletions_stopped": waits, "storages_in_trouble": away}
     show({"running": runs} | totals if as_json else in_words, as_json=as_json)
 
 
