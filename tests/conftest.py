@@ -25,7 +25,7 @@ from lightkeeper.domain.catalog import NewFile
 from lightkeeper.domain.fixity import fixity_of
 from lightkeeper.domain.names import parse_lfn
 from lightkeeper.settings import Settings
-from lightkeeper.steps import audit, delete, ingest, replicate, topology, transfer
+from lightkeeper.steps import audit, delete, ingest, replicate, topology, transfer, watch
 from lightkeeper.store import catalog, postgres, provenance
 from lightkeeper.store import topology as topology_store
 from lightkeeper.store.db import Database
@@ -132,7 +132,7 @@ class World:
 
     def ingest(self) -> None:
         """Scan and register until nothing is left to do."""
-        ingest.scan(self.ctx)
+        watch.scan(self.ctx)
         while ingest.register_accepted(self.ctx):
             pass
 

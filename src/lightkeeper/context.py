@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from lightkeeper.domain.catalog import StorageElement
-from lightkeeper.domain.errors import NotFound
+from lightkeeper.domain.errors import Conflict, NotFound
 from lightkeeper.ports import (
     Executor,
     JobType,
+    LocalStorage,
     MetaKey,
     Mover,
     Notifier,
@@ -79,6 +80,17 @@ class Context:
                 hint=f"installed are: {', '.join(sorted(self.storage_drivers))}",
             ) from None
         return driver(element.name, element.root)
+
+    def local_storage(self, element: StorageElement) -> LocalStorage:
+        """The plug-in of a storage that takes deliveries: its files are files of this machine."""
+        storage = self.storage(element)
+        if not hasattr(storage, "local_path"):
+            raise Conflict(
+                f"storage {element.name} takes deliveries, but its driver '{element.driver}' has no files on this "
+                "machine",
+                hint="use a driver like 'posix' for storages with `ingest: true`",
+            )
+        return cast("LocalStorage", storage)
 
     def tape(self, element: StorageElement) -> TapeStorage | None:
         """The same for a storage whose files must be staged before they are read; None for every other."""

@@ -54,13 +54,30 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address of the API; only this machine until identities are set up.")
     port: int = Field(8750, ge=0, le=65535, description="Port of the API; 0: any free one.")
 
-    scan_every: Seconds = Field(timedelta(seconds=1), description="How often the interface directories are scanned.")
+    scan_every: Seconds = Field(
+        timedelta(seconds=1),
+        description="How often interface directories are looked through whose file system tells no events.",
+    )
+    rescan_every: Seconds = Field(
+        timedelta(seconds=30), description="How often the others are, in case that an event was not told."
+    )
     trigger_patience: Seconds = Field(
         timedelta(minutes=5),
         description="How long a trigger may wait for its data file before it is quarantined.",
     )
     ingest_batch: int = Field(500, ge=1, description="Deliveries registered in one transaction.")
-    ingest_threads: int = Field(2, ge=1, description="Files verified at once.")
+    ingest_processes: int = Field(
+        2, ge=1, description="Processes that verify files. A file on which nothing moves does not count as one."
+    )
+    ingest_memory_mb: int = Field(
+        512, ge=64, description="Memory that verifying a file may take; one that takes more is quarantined."
+    )
+    ingest_silence: Seconds = Field(
+        timedelta(seconds=60),
+        ge=timedelta(seconds=3),
+        description="A file on which nothing moves for so long is given up: tried again, or quarantined when it is its "
+        "own fault.",
+    )
 
     transfer_threads: int = Field(4, ge=1, description="Files copied at once.")
     transfer_attempts: int = Field(10, ge=1, description="Attempts before a transfer is given up.")

@@ -31,6 +31,7 @@ from lightkeeper.steps import (
     tell,
     transfer,
     transform,
+    watch,
 )
 
 
@@ -49,8 +50,8 @@ def duties(ctx: Context, api_url: str) -> list[Duty]:
     """The table of duties, in the order of the walk."""
     settings = ctx.settings
     return [
-        Duty("scan", ingest.scan, settings.scan_every.total_seconds()),
-        Duty("ingest", ingest.register_accepted, 2, ("trigger",)),
+        Duty("watch", watch.Watch(), 0),
+        Duty("ingest", ingest.Ingest(), 2, ("trigger",)),
         Duty("replicate", replicate.settle, 5, ("unsettled",)),
         Duty("stage", stage.stage, 2, ("stage",)),
         Duty("archive", stage.archive, settings.stage_every.total_seconds()),

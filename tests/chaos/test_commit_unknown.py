@@ -16,13 +16,13 @@ from tests.conftest import World
 from tests.engines.proxy import Commits, cutting_commits
 
 from lightkeeper.context import Context
-from lightkeeper.steps import audit, delete, heal, ingest, manifests, replicate, transfer
+from lightkeeper.steps import audit, delete, heal, ingest, manifests, replicate, transfer, watch
 from lightkeeper.store.db import Database
 
 SEED = int(os.environ.get("LIGHTKEEPER_TEST_SEED", "1"))
 FILES = 6
 DUTIES = (
-    ingest.scan,
+    watch.scan,
     ingest.register_accepted,
     replicate.settle,
     transfer.carry_out,

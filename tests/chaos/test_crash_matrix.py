@@ -17,7 +17,7 @@ from tests.chaos.daemon import TREE, command
 from tests.conftest import World, build_world
 from tests.engines.disks import PoweredDisk
 
-from lightkeeper.steps import heal, ingest, manifests, replicate, transfer
+from lightkeeper.steps import heal, manifests, replicate, transfer, watch
 from lightkeeper.store.db import Database
 
 SEED = int(os.environ.get("LIGHTKEEPER_TEST_SEED", "1"))
@@ -34,7 +34,7 @@ def _strace() -> None:
 # --- up to the step that dies ------------------------------------------------------------------------------
 def delivered(world: World, path: str) -> None:
     world.deliver(path, content="light" * 1000)
-    ingest.scan(world.ctx)
+    watch.scan(world.ctx)
 
 
 def to_be_copied(world: World, path: str) -> None:

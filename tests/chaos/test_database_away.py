@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import World
 from tests.engines.proxy import Commits, cutting_commits
 
-from lightkeeper.steps import ingest
+from lightkeeper.steps import ingest, watch
 from lightkeeper.store.db import Database
 
 
@@ -23,7 +23,7 @@ def test_a_database_whose_network_is_gone_holds_nobody_for_longer_than_a_minute(
         port = psycopg.conninfo.conninfo_to_dict(url)["port"]
         database = Database(url, max_connections=2).open()
         ctx = world.having(db=database).ctx
-        ingest.scan(ctx)
+        watch.scan(ctx)
         rule = ["INPUT", "-i", "lo", "-p", "tcp", "--dport", str(port), "-j", "DROP"]
         subprocess.run(["iptables", "-w", "-I", *rule], check=True)
         began = time.monotonic()

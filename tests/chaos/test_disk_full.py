@@ -20,14 +20,14 @@ from tests.engines.disks import Disk, small_disk
 
 from lightkeeper.context import Context
 from lightkeeper.domain.errors import LightkeeperError
-from lightkeeper.steps import audit, delete, heal, ingest, manifests, replicate, transfer
+from lightkeeper.steps import audit, delete, heal, ingest, manifests, replicate, transfer, watch
 from lightkeeper.store import postgres
 from lightkeeper.store.db import Database
 from lightkeeper.store.schema import migrate
 
 SEED = int(os.environ.get("LIGHTKEEPER_TEST_SEED", "1"))
 DUTIES = (
-    ingest.scan,
+    watch.scan,
     ingest.register_accepted,
     replicate.settle,
     transfer.carry_out,
@@ -147,7 +147,7 @@ def test_the_database_has_a_full_disk_and_goes_on_when_there_is_room(volume: str
             world = build_world(database, tmp_path / "world")
             for number in range(60):
                 world.deliver(f"/test/raw/n{number}.plain", content=f"light {number}")
-            for duty in (ingest.scan, ingest.register_accepted):
+            for duty in (watch.scan, ingest.register_accepted):
                 duty(world.ctx)
             disk.fill()
             failures = hinder(world)

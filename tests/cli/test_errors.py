@@ -14,7 +14,7 @@ import pytest
 from lightkeeper.app import make_log
 from lightkeeper.instance import Instance
 from lightkeeper.settings import Settings
-from lightkeeper.steps import delete, ingest, replicate, transfer
+from lightkeeper.steps import delete, ingest, replicate, transfer, watch
 from lightkeeper_ctao.demo import CtaoDemonstration
 from lightkeeper_ctao.simulate import simulate_night
 
@@ -50,7 +50,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (home / "topology.yaml").write_text(document)
         cli(home, 0, "apply", str(home / "topology.yaml"))
         simulate_night(home / "storage/LaPalma-onsite", night=date(2026, 3, 14), observations=1, events=4, bad=7)
-        ingest.scan(instance.context)
+        watch.scan(instance.context)
         while ingest.register_accepted(instance.context):
             pass
         while (

@@ -7,13 +7,10 @@ from typing import Any
 
 import pytest
 from tests.conftest import World
+from tests.steps.hostile import HostileObservatory, SometimesAway
 
-from lightkeeper.adapters.storage_posix import PosixStorage
-from lightkeeper.domain.errors import Unavailable
-from lightkeeper.ports import Product
-from lightkeeper.steps import ingest, topology
+from lightkeeper.steps import ingest, topology, watch
 from lightkeeper.store import catalog, triggers
-from lightkeeper.testing.observatory import PlainReader
 
 FILE = "/test/raw/n1.plain"
 
@@ -181,7 +178,7 @@ def test_a_crash_after_the_commit_and_before_the_trigger_is_removed_changes_noth
 ):
     delivered = world.deliver(FILE)
     with monkeypatch.context() as patch:
-        patch.setattr(ingest, "_remove_trigger_file", lambda *_: None)
+        patch.setattr(ingest, "_remove_trigger_files", lambda *_: None)
         world.ingest()
     assert delivered.with_name("n1.plain.trigger").is_symlink()
     world.ingest()
@@ -191,7 +188,7 @@ def test_a_crash_after_the_commit_and_before_the_trigger_is_removed_changes_noth
 
 def test_a_worker_that_lost_its_claim_registers_nothing(world: World):
     world.deliver(FILE)
-    ingest.scan(world.ctx)
+    watch.scan(world.ctx)
     with world.ctx.db.transaction() as conn:
         (stale,) = triggers.claim(conn, 10, timedelta(seconds=-1))
     with world.ctx.db.transaction() as conn:
@@ -208,34 +205,22 @@ def test_a_file_that_may_not_be_read_is_refused_with_the_reason(world: World):
     assert FILE in reasons(world)
 
 
-def test_a_reader_that_fails_stops_only_its_own_file(world: World, monkeypatch: pytest.MonkeyPatch):
-    read = PlainReader.read
-
-    def failing(self: PlainReader, file: Any, path: str) -> Product:
-        if "bomb" in path:
-            raise RecursionError("too deep")
-        return read(self, file, path)
-
-    monkeypatch.setattr(PlainReader, "read", failing)
-    world.deliver("/test/raw/bomb.plain")
+def test_a_reader_that_fails_stops_only_its_own_file(world: World):
+    world = world.having(observatories=(HostileObservatory(),))
+    world.deliver("/test/raw/fail-1.plain")
     world.deliver("/test/raw/good.plain")
     world.ingest()
     assert files(world) == {"/test/raw/good.plain"}
-    assert "its reader failed: RecursionError" in reasons(world)["/test/raw/bomb.plain"]
+    assert "its reader failed: RecursionError" in reasons(world)["/test/raw/fail-1.plain"]
 
 
-def test_a_storage_that_does_not_answer_makes_deliveries_wait_and_not_go_into_quarantine(
-    world: World, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_storage_that_does_not_answer_makes_deliveries_wait_and_not_go_into_quarantine(world: World):
+    world = world.having(storage_drivers={"posix": SometimesAway})
     world.deliver(FILE)
-
-    def dead(*_: object) -> None:
-        raise Unavailable("the disk does not answer")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PosixStorage, "open", dead)
-        world.ingest()
+    (world.root / "away").touch()
+    world.ingest()
     assert reasons(world) == {}
+    (world.root / "away").unlink()
     world.value("UPDATE trigger SET not_before = now()")
     world.ingest()
     assert files(world) == {FILE}
@@ -247,7 +232,7 @@ def test_the_folders_of_a_delivery_are_synced_up_to_the_root(world: World, monke
     world.deliver(FILE)
     world.ingest()
     root = world.root / "mountain"
-    assert {str(root), str(root / "test"), str(root / "test/raw"), str(root / FILE[1:])} <= synced
+    assert {str(root), str(root / "test"), str(root / "test/raw")} <= synced
 
 
 def test_a_trigger_named_like_a_folder_moves_no_folder(world: World):
@@ -330,7 +315,7 @@ def test_a_trigger_that_is_written_anew_while_its_file_is_registered_is_a_new_de
 
     with monkeypatch.context() as patch:
         patch.setattr(ingest, "_register", slowly)
-        ingest.scan(world.ctx)
+        watch.scan(world.ctx)
         ingest.register_accepted(world.ctx)
     assert trigger.exists()
     world.ingest()

@@ -42,6 +42,7 @@ from lightkeeper.steps import (
     run,
     topology,
     transfer,
+    watch,
 )
 from lightkeeper.store import invariants
 from lightkeeper.testing.faults import CorruptingMover, Network
@@ -95,7 +96,7 @@ class History(RuleBasedStateMachine):
 
     @rule()
     def the_worker_ingests(self) -> None:
-        ingest.scan(self.world.ctx)
+        watch.scan(self.world.ctx)
         ingest.register_accepted(self.world.ctx)
 
     @rule()
@@ -229,7 +230,7 @@ class History(RuleBasedStateMachine):
                 (transfer.transfers, "arrived"),
                 (delete.deletions, "deleted"),
                 (ingest.triggers, "registered"),
-                (ingest, "_remove_trigger_file"),
+                (ingest, "_remove_trigger_files"),
                 (ingest.triggers, "quarantined"),
                 (run.work, "accepted"),
             ]

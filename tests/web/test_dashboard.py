@@ -24,7 +24,7 @@ from lightkeeper.domain.policy import Policy
 from lightkeeper.domain.states import Health, Transfer, Transformation
 from lightkeeper.instance import Instance
 from lightkeeper.settings import Settings
-from lightkeeper.steps import delete, ingest, replicate, topology, transfer
+from lightkeeper.steps import delete, ingest, replicate, topology, transfer, watch
 from lightkeeper.store import transitions, triggers
 from lightkeeper.store.db import Database
 from lightkeeper.store.deletions import Stopped
@@ -62,7 +62,7 @@ def describe(instance: Instance) -> Path:
 
 
 def take_in(instance: Instance) -> None:
-    ingest.scan(instance.context)
+    watch.scan(instance.context)
     while ingest.register_accepted(instance.context):
         pass
 

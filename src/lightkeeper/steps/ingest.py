@@ -1,168 +1,163 @@
 """Step 1: a trigger says a file is complete; it is verified, its metadata read, and it is in the catalogue.
 
-Before: the array control wrote the file and then `<file>.trigger`.    After: replicate.py sees what copies are owed.
-Worker: scan every second, register when woken. Safe to run twice and in several workers: a delivery is claimed with a
-lease, and a name that is registered already with the same content is the same delivery.
+Before: watch.py found the trigger.    After: replicate.py sees what copies are owed; quarantine.py has what is refused.
+Worker: a turn of Ingest when woken. Safe to run twice and in several workers: a delivery is claimed with a lease, and a
+name that is registered already with the same content is the same delivery. Files are read by processes (verify.py,
+reading.py) while what was read before is registered; a file that takes long stays in hand and holds up no other.
 
 The trigger file goes only after the commit that made the file known, or after the file lies in the quarantine.
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
-from typing import cast
+from queue import Empty, SimpleQueue
 
 from lightkeeper import __version__
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import NewFile, StorageElement, Vocabulary
-from lightkeeper.domain.errors import Conflict, Invalid, LightkeeperError, NotFound, Unavailable
+from lightkeeper.domain.delivering import LATE, SOON, Refuse, Register, Verdict, Wait, verdict
+from lightkeeper.domain.errors import LightkeeperError
 from lightkeeper.domain.names import printable
 from lightkeeper.domain.states import Replica
-from lightkeeper.ports import LocalStorage, Product
+from lightkeeper.steps import quarantine
 from lightkeeper.steps.outcome import Outcome
-from lightkeeper.store import catalog, provenance, topology, transfers, transitions, triggers
-from lightkeeper.store.db import Connection
+from lightkeeper.steps.reading import SUFFIX, Reading, identity
+from lightkeeper.steps.verify import Order, pickled, verifier
+from lightkeeper.store import catalog, provenance, topology, transitions, triggers
 from lightkeeper.store.triggers import Claim
 
-SUFFIX = ".trigger"
-MAX_PATH = 1000
-QUARANTINE = "/.lightkeeper/quarantine"
-"""Below the storage the delivery was made to: the move is a rename and cannot half-fail."""
+PAUSE = 0.05
+"""Seconds that a turn waits for what has been read."""
+TAKEN = "this name is registered already with another content; a file never changes: deliver it under a new name"
+ANOTHER = Wait(timedelta(seconds=1), "another storage has delivered a file of this name just now")
 
 
-def scan(ctx: Context) -> int:
-    """Accept every delivery whose trigger lies in an interface directory; return how many are new."""
-    with ctx.db.transaction() as conn:
-        elements = [s for s in topology.storages(conn) if s.ingest and s.readable]
-    return sum(_scan_one(ctx, element) for element in elements)
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A delivery that has been read, and what that came to."""
 
-
-def _scan_one(ctx: Context, element: StorageElement) -> int:
-    root = _local(ctx, element).local_path("/")
-    found = [_announced(path) for path in _trigger_files(root)]
-    if not found:
-        return 0
-    with ctx.db.transaction() as conn:
-        known = set(triggers.open_paths(conn, element.storage_id))
-        return triggers.accept(conn, element.storage_id, [path for path in found if path not in known])
-
-
-def _announced(trigger: str) -> str:
-    """Path of the file that a trigger announces; a trigger without a name announces itself, and is refused."""
-    return trigger if trigger.endswith("/" + SUFFIX) else trigger.removesuffix(SUFFIX)
-
-
-def _trigger_files(root: Path) -> Iterator[str]:
-    """Paths of trigger files below `root`, each with leading '/'. Names that are no text, or too long, are left."""
-    stack = [""]
-    while stack:
-        below = stack.pop()
-        try:
-            with os.scandir(root / below) as entries:
-                for entry in entries:
-                    path = f"{below}/{entry.name}" if below else entry.name
-                    if entry.name.startswith(".") and entry.name != SUFFIX:
-                        continue
-                    if not entry.name.isprintable() or len(path) > MAX_PATH:
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        stack.append(path)
-                    elif entry.name.endswith(SUFFIX):
-                        yield "/" + path
-        except OSError:
-            continue  # removed while we looked, or not ours to read: the other folders do not wait for it
+    claim: Claim
+    element: StorageElement
+    reading: Reading
 
 
 def register_accepted(ctx: Context) -> int:
-    """Verify and register the deliveries that are due, a batch at a time; return how many were dealt with."""
-    with ctx.db.transaction() as conn:
-        claims = triggers.claim(conn, ctx.settings.ingest_batch, ctx.settings.lease * 5)
-        elements = {s.storage_id: s for s in topology.storages(conn)}
-        vocabulary = topology.vocabulary(conn)
-    if not claims:
-        return 0
-    announced = {c.trigger_id: _trigger_file(ctx, elements[c.storage_id], c) for c in claims}
-    with ThreadPoolExecutor(ctx.settings.ingest_threads, "verify") as pool:
-        reads = [pool.submit(_read, ctx, elements[c.storage_id], c, vocabulary) for c in claims]
-    products = [read.result() for read in reads]
-    _make_names_durable(ctx, elements, claims)
-    early: list[Claim] = []
-    read: list[tuple[Claim, Product]] = []
-    names: set[str] = set()
-    for claim, product in zip(claims, products, strict=True):
-        if product is None or claim.path in names:  # one name at a time: another storage may deliver it too
-            early.append(claim)
-        else:
-            names.add(claim.path)
-            read.append((claim, product))
-    good = [(c, product) for c, product in read if not product.problems]
-    bad = [(c, "; ".join(product.problems)) for c, product in read if product.problems]
-    if early:
+    """Verify all deliveries that are due, register what is good, refuse what is not; return how many were either."""
+    ingest = Ingest()
+    done = ingest.turn(ctx)
+    while ingest.busy:
+        done += ingest.turn(ctx)
+    return done
+
+
+class Ingest:
+    """The duty: it keeps enough deliveries in hand that the processes always have some to read."""
+
+    def __init__(self) -> None:
+        self.in_hand: dict[int, tuple[Claim, StorageElement]] = {}
+        """What is being read, by the number of its order."""
+        self._read: list[_Read] = []
+        """What has been read and is not dealt with yet, because the database failed meanwhile."""
+        self._numbers = count()
+        self._answers: SimpleQueue[tuple[int, Reading]] = SimpleQueue()
+        self._renewed = time.monotonic()
+        self.busy = False
+        """Whether something is in hand, or is to be taken in hand again at once."""
+
+    def __call__(self, ctx: Context) -> int:
+        """A turn; zero when nothing is left to do."""
+        return self.turn(ctx) + self.busy
+
+    def turn(self, ctx: Context) -> int:
+        """Take deliveries in hand, and deal with those that have been read; return how many were registered or
+        refused."""
+        vocabulary = self._take(ctx)
+        self._collect(ctx.settings.ingest_batch)
+        self.busy = bool(self.in_hand)
+        if not self._read:
+            return 0
+        _make_names_durable(ctx, self._read)
+        verdicts = [(one, _verdict(ctx, one)) for one in self._read]
+        good, twice = _each_name_once(one for one, what in verdicts if isinstance(what, Register))
+        outcome = _register(ctx, good, vocabulary)
+        _remove_trigger_files(ctx, outcome.done)
+        refused = [(one, what.why) for one, what in verdicts if isinstance(what, Refuse)] + outcome.failed
+        kept = _refuse(ctx, refused)
+        waits = [(one, what) for one, what in verdicts if isinstance(what, Wait)]
+        waits += [(one, ANOTHER) for one in twice] + kept
+        _put_back(ctx, waits)
+        self._read.clear()
+        self.busy |= any(not wait.time for _, wait in waits)
+        done, refusals = len(outcome.done), len(refused) - len(kept)
+        ctx.log.info("ingested", registered=done, quarantined=refusals, waiting=len(waits))
+        return done + refusals
+
+    def _take(self, ctx: Context) -> Vocabulary:
+        """Claim what there is room for and have it read; keep the leases of what is in hand."""
+        settings = ctx.settings
         with ctx.db.transaction() as conn:
-            triggers.postpone(conn, [c.trigger_id for c in early], timedelta(seconds=1))
-    outcome = _register(ctx, good, vocabulary)
-    for claim in outcome.done:
-        _remove_trigger_file(ctx, elements[claim.storage_id], claim, announced[claim.trigger_id])
-    for claim, reason in [*bad, *outcome.failed]:
-        _quarantine(ctx, elements[claim.storage_id], claim, reason)
-    ctx.log.info("ingested", registered=len(outcome.done), quarantined=len(bad) + len(outcome.failed), early=len(early))
-    return len(read)
+            if self.in_hand and time.monotonic() - self._renewed > settings.lease.total_seconds() / 3:
+                triggers.renew(conn, [claim for claim, _ in self.in_hand.values()], settings.lease)
+                self._renewed = time.monotonic()
+            room = 2 * settings.ingest_batch - len(self.in_hand)
+            claims = triggers.claim(conn, room, settings.lease) if room > 0 else []
+            elements = {s.storage_id: s for s in topology.storages(conn)}
+            vocabulary = topology.vocabulary(conn)
+        if claims:
+            storages = {id_: pickled(ctx.local_storage(elements[id_])) for id_ in {c.storage_id for c in claims}}
+            taken = {next(self._numbers): claim for claim in claims}
+            self.in_hand |= {number: (claim, elements[claim.storage_id]) for number, claim in taken.items()}
+            verifier(ctx).read(
+                Order(number, storages[claim.storage_id], claim.path, self._answers) for number, claim in taken.items()
+            )
+        return vocabulary
+
+    def _collect(self, batch: int) -> None:
+        """Wait shortly for what has been read, up to a batch."""
+        end = time.monotonic() + PAUSE
+        while self.in_hand and len(self._read) < batch:
+            try:
+                number, reading = self._answers.get(timeout=max(0.0, end - time.monotonic()))
+            except Empty:
+                return
+            self._read.append(_Read(*self.in_hand.pop(number), reading))
 
 
-def _read(ctx: Context, element: StorageElement, claim: Claim, vocabulary: Vocabulary) -> Product | None:
-    """Verify one delivery. None: its data file is not there or not readable yet, and there is time."""
-    storage = _local(ctx, element)
-    reader = next((r for r in ctx.product_readers if r.recognises(claim.path)), None)
-    try:
-        if claim.path.endswith("/" + SUFFIX):
-            raise Invalid("the trigger names no file")
-        if reader is None:
-            raise Invalid("no installed reader knows files of this name")
-        with storage.open(claim.path) as file:
-            before = os.fstat(file.fileno())
-            os.fsync(file.fileno())  # the array control may not have: from now on this is the copy of record
-            product = reader.read(file, claim.path)
-            after = os.fstat(file.fileno())
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            return None  # still being written, whatever the trigger says
-        if product.problems:
-            return product
-        if product.lfn != claim.path:
-            raise Invalid(f"its reader names it {product.lfn}, but a file on site lies under its own name")
-        vocabulary.split(product.meta)
-        return product
-    except Unavailable as error:
-        ctx.log.warning("delivery cannot be read now", path=printable(claim.path), why=error.message)
-        return None
-    except NotFound:
-        if claim.waited < ctx.settings.trigger_patience:
-            return None
-        patience = int(ctx.settings.trigger_patience.total_seconds())
-        return Product(
-            None,
-            None,
-            problems=(f"the trigger is there, but its data file did not come within {patience} s",),
-        )
-    except LightkeeperError as error:
-        return Product(None, None, problems=(error.message,))
-    except Exception as error:  # a reader that a hostile file gets the better of must not stop the other files
-        ctx.log.error("a reader failed", path=printable(claim.path), exc_info=error)
-        return Product(None, None, problems=(f"its reader failed: {type(error).__name__}: {printable(str(error))}",))
+def _verdict(ctx: Context, one: _Read) -> Verdict:
+    reading = one.reading
+    return verdict(
+        reading.found,
+        reading.product.problems if reading.product else (),
+        reading.why,
+        quiet=timedelta(seconds=reading.quiet),
+        waited=one.claim.waited,
+        attempts=one.claim.attempts,
+        patience=ctx.settings.trigger_patience,
+    )
 
 
-def _make_names_durable(ctx: Context, elements: dict[int, StorageElement], claims: Sequence[Claim]) -> None:
+def _each_name_once(good: Iterable[_Read]) -> tuple[list[_Read], list[_Read]]:
+    """Another storage may have delivered the same name: the first, and the others, which come later."""
+    first: dict[str, _Read] = {}
+    others: list[_Read] = []
+    for one in good:
+        if first.setdefault(one.claim.path, one) is not one:
+            others.append(one)
+    return list(first.values()), others
+
+
+def _make_names_durable(ctx: Context, read: Sequence[_Read]) -> None:
     """Sync the folders that the files were written to, once each: a file whose name is lost in a power cut is lost."""
     folders: set[Path] = set()
-    for claim in claims:
-        root = _local(ctx, elements[claim.storage_id]).local_path("/")
-        folder = root
-        for part in claim.path.split("/")[1:-1]:
-            folders.add(folder)
-            folder /= part
-        folders.add(folder)
+    for element, folder, _ in _by_folder(read):
+        local = ctx.local_storage(element).local_path("/").joinpath(folder[1:])
+        folders.update((local, *local.parents[: folder.count("/")]))
     for folder in folders:
         with suppress(OSError):  # it is not there: then neither is its file, and reading it has told so
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -172,109 +167,75 @@ def _make_names_durable(ctx: Context, elements: dict[int, StorageElement], claim
                 os.close(handle)
 
 
-def _register(ctx: Context, good: Sequence[tuple[Claim, Product]], vocabulary: Vocabulary) -> Outcome[Claim]:
+def _register(ctx: Context, good: Sequence[_Read], vocabulary: Vocabulary) -> Outcome[_Read]:
     """Register verified deliveries with provenance, and close them, in one transaction."""
     if not good:
         return Outcome()
-    whole = catalog.Batch([_new_file(claim, product) for claim, product in good], vocabulary)
+    by_lfn = {one.claim.path: one for one in good}
+    batch = catalog.Batch((_new_file(one) for one in good), vocabulary)
+    failed = [(by_lfn[file.lfn], error.message) for file, error in batch.refused]
     with ctx.db.transaction() as conn:
-        names = catalog.name(conn, whole)
+        names = catalog.name(conn, batch)
     with ctx.db.transaction() as conn:
-        ours = triggers.still_ours(conn, [claim for claim, _ in good])
-        good = [(claim, product) for claim, product in good if claim.trigger_id in ours]
-        activity = provenance.add_activity(
-            conn, name="ingest", agent="lightkeeper", software={"lightkeeper": __version__}
-        )
-        files = [_new_file(claim, product) for claim, product in good]
-        batch = whole if len(files) == len(whole.lines) else catalog.Batch(files, vocabulary)
+        ours = triggers.still_ours(conn, [one.claim for one in good])
+        batch.keep(lfn for lfn, one in by_lfn.items() if one.claim.trigger_id in ours)
+        software = {"lightkeeper": __version__}
+        activity = provenance.add_activity(conn, name="ingest", agent="lightkeeper", software=software)
         result = catalog.register(conn, batch, names, activity)
         known = result.added | result.known
-        done = [(claim, file.lfn) for (claim, _), file in zip(good, files, strict=True) if file.lfn in known]
-        triggers.registered(conn, [claim.trigger_id for claim, _ in done], [known[lfn] for _, lfn in done])
-        overwritten = [
-            (result.conflicts[file.lfn], claim.storage_id)
-            for (claim, _), file in zip(good, files, strict=True)
-            if file.lfn in result.conflicts
-        ]
-        transitions.move_replicas(
-            conn,
-            overwritten,
-            Replica.AVAILABLE,
-            Replica.LOST,
-            "overwritten on site by a delivery with other content",
-        )
-    refused = [claim for claim, product in good if product.lfn in result.conflicts]
-    reason = "this name is registered already with another content; a file never changes: deliver it under a new name"
-    return Outcome([claim for claim, _ in done], [(claim, reason) for claim in refused])
+        done = [by_lfn[lfn] for lfn in known]
+        triggers.registered(conn, [one.claim.trigger_id for one in done], list(known.values()))
+        overwritten = [(file_id, by_lfn[lfn].claim.storage_id) for lfn, file_id in result.conflicts.items()]
+        why = "overwritten on site by a delivery with other content"
+        transitions.move_replicas(conn, overwritten, Replica.AVAILABLE, Replica.LOST, why)
+    return Outcome(done, failed + [(by_lfn[lfn], TAKEN) for lfn in result.conflicts])
 
 
-def _new_file(claim: Claim, product: Product) -> NewFile:
-    if product.lfn is None or product.fixity is None:
-        raise ValueError(f"{claim.path}: a reader returned no problem, but no name or no fixity either")
-    return NewFile(product.lfn, product.fixity, product.meta, claim.storage_id)
+def _new_file(one: _Read) -> NewFile:
+    product = one.reading.product
+    if product is None or product.lfn is None or product.fixity is None:
+        raise ValueError(f"{one.claim.path}: it is to be registered, but has no name or no fixity")
+    return NewFile(product.lfn, product.fixity, product.meta, one.claim.storage_id)
 
 
-def _quarantine(ctx: Context, element: StorageElement, claim: Claim, reason: str) -> None:
-    """Move a refused file, its trigger and a text with the reason out of the way; never register it.
-
-    The reason is in the database before anything moves; after a crash the delivery is claimed and refused again, and
-    what has moved already is not there to be moved twice.
-    """
-    storage = _local(ctx, element)
-    where = f"{QUARANTINE}/{claim.trigger_id}{claim.path}"
-    with ctx.db.transaction() as conn:
-        if not triggers.still_ours(conn, [claim]):
-            return
-        triggers.note_quarantine(conn, claim.trigger_id, reason, where)
-        _count_no_more(conn, claim)
-    storage.write(where + ".reason", [reason.encode() + b"\n"])
-    for path in (claim.path, claim.path + SUFFIX):
-        _set_aside(storage.local_path(path), storage.local_path(where + path.removeprefix(claim.path)))
-    with ctx.db.transaction() as conn:
-        if triggers.still_ours(conn, [claim]):
-            triggers.quarantined(conn, claim.trigger_id, reason)
-    ctx.log.warning("quarantined", path=printable(claim.path), why=reason)
+def _remove_trigger_files(ctx: Context, done: Sequence[_Read]) -> None:
+    """Remove the triggers that were there before their files were read; a newer one announces a new delivery and
+    stays. One that cannot be removed now is found again by a scan, and its file is known then."""
+    for element, folder, those in _by_folder(done):
+        with suppress(OSError, LightkeeperError):
+            local = ctx.local_storage(element).local_path(f"{folder}/{SUFFIX}").parent
+            for one in those:
+                name = one.claim.path.rpartition("/")[2]
+                if one.reading.trigger is not None and identity(local, f"/{name}") == one.reading.trigger:
+                    (local / (name + SUFFIX)).unlink(missing_ok=True)
 
 
-def _count_no_more(conn: Connection, claim: Claim) -> None:
-    """The bytes under this name go to the quarantine: a replica that was recorded there is lost."""
-    with suppress(Invalid):  # a name that cannot be in the catalogue is of no file that is
-        for file in catalog.files_by_lfn(conn, [claim.path]):
-            replica = (file.file_id, claim.storage_id)
-            why = "overwritten on site by a delivery that was refused"
-            transitions.move_replicas(conn, [replica], Replica.AVAILABLE, Replica.LOST, why)
-            transfers.unsettle(conn, [file.file_id])
+def _refuse(ctx: Context, refused: Sequence[tuple[_Read, str]]) -> list[tuple[_Read, Wait]]:
+    """Put refused deliveries into the quarantine; those that could not be moved there now, and are to be read again."""
+    kept: list[tuple[_Read, Wait]] = []
+    for one, why in refused:
+        try:
+            quarantine.put(ctx, one.element, one.claim, why)
+        except (LightkeeperError, OSError) as error:
+            kept.append((one, Wait(LATE, f"it is refused ({why}), but cannot be moved to the quarantine: {error}")))
+    return kept
 
 
-def _set_aside(source: Path, target: Path) -> None:
-    """Rename the file or link at `source`, if one is still there; a folder that a trigger named stays where it is."""
-    if source.is_dir() and not source.is_symlink():
+def _put_back(ctx: Context, waits: Sequence[tuple[_Read, Wait]]) -> None:
+    """Give claims back, to be read again later; those that lost them meanwhile are left alone."""
+    if not waits:
         return
-    with suppress(FileNotFoundError):
-        source.rename(target)
+    for one, wait in waits:
+        if wait.time > SOON:
+            ctx.log.warning("delivery waits", path=printable(one.claim.path), why=wait.why)
+    with ctx.db.transaction() as conn:
+        triggers.put_back(conn, [(one.claim, wait.time, wait.counts) for one, wait in waits])
 
 
-def _trigger_file(ctx: Context, element: StorageElement, claim: Claim) -> tuple[int, int] | None:
-    """What tells a trigger file from a later one of the same name; None when there is none."""
-    with suppress(OSError):
-        stat = _local(ctx, element).local_path(claim.path + SUFFIX).lstat()
-        return stat.st_ino, stat.st_ctime_ns
-    return None
-
-
-def _remove_trigger_file(
-    ctx: Context, element: StorageElement, claim: Claim, announced: tuple[int, int] | None
-) -> None:
-    """Remove the trigger that was there before its file was read; a newer one announces a new delivery and stays."""
-    if announced is not None and _trigger_file(ctx, element, claim) == announced:
-        _local(ctx, element).local_path(claim.path + SUFFIX).unlink(missing_ok=True)
-
-
-def _local(ctx: Context, element: StorageElement) -> LocalStorage:
-    storage = ctx.storage(element)
-    if not hasattr(storage, "local_path"):
-        raise Conflict(
-            f"storage {element.name} takes deliveries, but its driver '{element.driver}' has no files on this machine",
-            hint="use a driver like 'posix' for storages with `ingest: true`",
-        )
-    return cast(LocalStorage, storage)
+def _by_folder(read: Sequence[_Read]) -> Iterator[tuple[StorageElement, str, list[_Read]]]:
+    """Deliveries by the folder they lie in."""
+    folders: dict[tuple[int, str], list[_Read]] = {}
+    for one in read:
+        folders.setdefault((one.claim.storage_id, one.claim.path.rpartition("/")[0]), []).append(one)
+    for (_, folder), those in folders.items():
+        yield those[0].element, folder, those

@@ -67,6 +67,11 @@ class Batch:
                 self.directories[directory] = scope_of(file.lfn)
             self.lines.append(Line(file, directory, name, number, text))
 
+    def keep(self, lfns: Iterable[str]) -> None:
+        """Leave out all other files; what was named for them stays named."""
+        kept = set(lfns)
+        self.lines = [line for line in self.lines if line.file.lfn in kept]
+
     def _number(
         self,
         shared: dict[str, MetaValue],

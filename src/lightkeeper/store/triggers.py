@@ -13,13 +13,15 @@ from lightkeeper.store.transitions import move
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A delivery that is ours until its lease ends; `epoch` fences us off afterwards. `waited` since acceptance."""
+    """A delivery that is ours until its lease ends; `epoch` fences us off afterwards. `waited` since acceptance;
+    `attempts` ended the process that read it."""
 
     trigger_id: int
     epoch: int
     storage_id: int
     path: str
     waited: timedelta
+    attempts: int
 
 
 def accept(conn: Connection, storage_id: int, paths: Sequence[str]) -> int:
@@ -27,19 +29,17 @@ def accept(conn: Connection, storage_id: int, paths: Sequence[str]) -> int:
     added = conn.execute(
         """
         INSERT INTO trigger (storage_id, path)
-        SELECT %s, unnest(%s::text[])
+        SELECT %(id)s, path
+          FROM unnest(%(paths)s::text[]) AS w (path)
+         WHERE NOT EXISTS (SELECT FROM trigger t
+                            WHERE t.storage_id = %(id)s AND t.path = w.path AND t.state = 'Accepted')
         ON CONFLICT DO NOTHING
         """,
-        (storage_id, list(paths)),
+        {"id": storage_id, "paths": list(paths)},
     ).rowcount
     if added:
         notify(conn, "trigger")
     return added
-
-
-def open_paths(conn: Connection, storage_id: int) -> list[str]:
-    """Names of the deliveries at a storage that are neither registered nor quarantined yet."""
-    return values(conn, "SELECT path FROM trigger WHERE storage_id = %(id)s AND state = 'Accepted'", id=storage_id)
 
 
 def claim(conn: Connection, limit: int, lease: timedelta) -> list[Claim]:
@@ -56,7 +56,7 @@ def claim(conn: Connection, limit: int, lease: timedelta) -> list[Claim]:
                 ORDER BY not_before, trigger_id
                 LIMIT %(limit)s
                 FOR UPDATE SKIP LOCKED)
-     RETURNING trigger_id, epoch, storage_id, path, now() - accepted AS waited
+     RETURNING trigger_id, epoch, storage_id, path, now() - accepted AS waited, attempts
         """,
         limit=limit,
         lease=lease,
@@ -104,11 +104,35 @@ def quarantined(conn: Connection, trigger_id: int, reason: str) -> None:
     move(conn, [trigger_id], Trigger.ACCEPTED, Trigger.QUARANTINED, reason)
 
 
-def postpone(conn: Connection, trigger_ids: Sequence[int], wait: timedelta) -> None:
-    """Give the claims back, to be claimed again after `wait`."""
+def renew(conn: Connection, claims: Sequence[Claim], lease: timedelta) -> None:
+    """Those of `claims` that nobody took over stay ours for another lease."""
     conn.execute(
-        "UPDATE trigger SET lease_until = NULL, not_before = now() + %s WHERE trigger_id = ANY(%s)",
-        (wait, list(trigger_ids)),
+        """
+        UPDATE trigger t
+           SET lease_until = now() + %s
+          FROM unnest(%s::bigint[], %s::int[]) AS c (trigger_id, claimed)
+         WHERE t.trigger_id = c.trigger_id AND t.state = 'Accepted' AND t.epoch = c.claimed
+        """,
+        (lease, [c.trigger_id for c in claims], [c.epoch for c in claims]),
+    )
+
+
+def put_back(conn: Connection, claims: Sequence[tuple[Claim, timedelta, bool]]) -> None:
+    """Give back those of `claims` that nobody took over, to be claimed again after a time; whether it was an attempt
+    that ended its process."""
+    conn.execute(
+        """
+        UPDATE trigger t
+           SET lease_until = NULL, not_before = now() + wait, attempts = attempts + ended::int
+          FROM unnest(%s::bigint[], %s::int[], %s::interval[], %s::bool[]) AS c (trigger_id, claimed, wait, ended)
+         WHERE t.trigger_id = c.trigger_id AND t.state = 'Accepted' AND t.epoch = c.claimed
+        """,
+        (
+            [claim.trigger_id for claim, _, _ in claims],
+            [claim.epoch for claim, _, _ in claims],
+            [wait for _, wait, _ in claims],
+            [ended for _, _, ended in claims],
+        ),
     )
 
 

@@ -114,6 +114,10 @@ class _Behind:
         if isinstance(storage, PosixStorage):
             self.local_path = storage.local_path  # what lies on site is looked at without a network
 
+    def __reduce__(self) -> tuple[Callable[[Storage], Storage], tuple[Storage]]:
+        """To another process it is the storage itself."""
+        return _itself, (self._storage,)
+
     def open(self, path: str) -> BinaryIO:
         self._check()
         return cast(BinaryIO, _Checked(self._storage.open(path), self._check))
@@ -171,3 +175,7 @@ class _Checked:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+def _itself(storage: Storage) -> Storage:
+    return storage

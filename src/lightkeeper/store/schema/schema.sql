@@ -355,7 +355,8 @@ CREATE TABLE trigger (
     state       trigger_state NOT NULL DEFAULT 'Accepted',
     path        text COLLATE "C" NOT NULL,
     reason      text,                              -- why it was quarantined
-    quarantine  text                               -- where the file, its trigger and the reason went
+    quarantine  text,                              -- where the file, its trigger and the reason went
+    attempts    smallint NOT NULL DEFAULT 0        -- processes that ended while they read it
 );
 -- One open delivery per name; the same name may be delivered again later.
 CREATE UNIQUE INDEX trigger_open ON trigger (storage_id, path) WHERE state = 'Accepted';
