@@ -22,7 +22,7 @@ demo: $(READY)                  ## a night from folder to report, in two minutes
 	$(BIN)/lightkeeper demo $(ARGS)
 
 test: $(READY)                  ## every test a change must pass
-	$(BIN)/python -m pytest -m 'not nightly' $(ARGS)
+	$(BIN)/python -m pytest -m 'not nightly' -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-nightly: $(READY)          ## the slower ones: power loss, long crash matrices
 	$(BIN)/python -m pytest -m nightly --timeout 3600 $(ARGS)
