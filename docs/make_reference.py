@@ -21,9 +21,10 @@ from lightkeeper.domain.states import KINDS, MOVES, REST, is_final
 from lightkeeper.settings import Settings
 from lightkeeper.steps import audit, keeping, topology
 from lightkeeper.store.invariants import INVARIANTS
-from lightkeeper_ctao.dialect import ALWAYS_MANDATORY, GENERAL, STEP_TYPES, TRANSLATED, WITHOUT_EFFECT
+from lightkeeper_ctao.dialect import TRANSLATED
 from lightkeeper_ctao.job_types import JOB_TYPES
 from lightkeeper_ctao.keys import KEYS
+from lightkeeper_ctao.step_types import ALWAYS_MANDATORY, GENERAL, MEANING, STEP_TYPES
 
 REFERENCE = Path(__file__).parent / "reference"
 PART = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -169,11 +170,8 @@ def _step_types() -> str:
 
 def _step_keys() -> str:
     rows = []
-    for key, read in GENERAL.items():
-        meaning = (read.__doc__ or "").strip().splitlines()[0].rstrip(".") if read.__doc__ else ""
-        if key in WITHOUT_EFFECT:
-            meaning = "accepted, without effect here"
-        rows.append((f"`{key}`", "yes" if key in ALWAYS_MANDATORY else "", meaning))
+    for key in GENERAL:
+        rows.append((f"`{key}`", "yes" if key in ALWAYS_MANDATORY else "", MEANING[key]))
     return table(("Key", "Must be there", "What it may say"), rows)
 
 

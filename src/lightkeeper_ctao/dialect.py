@@ -1,13 +1,13 @@
-"""The words of production documents: job types, their keys, and what each key may say.
+"""Fields of production documents: what a key may say, and how it is told that it says something else.
 
-Facts of the observatory's workload system, so that its documents run here. What is read in a step is decided
-in `production.py`; this module knows one field at a time.
+Facts of the observatory's workload system, so that its documents run here. Which keys there are is in `step_types.py`,
+what a whole step means in `production.py`; this module knows one field at a time.
 """
 
 import re
-import shlex
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from lightkeeper.domain.errors import Invalid, nearest
@@ -36,11 +36,21 @@ def fields(node: Node, place: str) -> dict[str, Field]:
     return {key: Field(place, key, value) for key, value in node.value.items()}
 
 
+def unknown(
+    given: Collection[Field], known: Collection[str], obsolete: Mapping[str, str] = MappingProxyType({})
+) -> list[Invalid]:
+    """What to say of each field that is not among `known`; `obsolete` are words of older documents, with advice."""
+    return [
+        field.wrong("unknown key", obsolete.get(field.key) or nearest(field.key, known))
+        for field in given
+        if field.key not in known
+    ]
+
+
 def known_only(given: Collection[Field], known: Collection[str]) -> None:
     """Raises Invalid for the first field that is not among `known`."""
-    for field in given:
-        if field.key not in known:
-            raise field.wrong("unknown key", nearest(field.key, known))
+    for problem in unknown(given, known):
+        raise problem
 
 
 # --- values ----------------------------------------------------------------------------------------------
@@ -57,13 +67,15 @@ def text(field: Field) -> str:
 
 
 def version(field: Field) -> str:
-    """A version. Unquoted, some are dates or numbers to other readers of YAML, and 0.10 would become 0.1."""
-    found = text(field)
-    is_date = not field.node.quoted and DATE.match(found)
-    if is_date or not isinstance(field.node.value, str):
-        kind = "date" if is_date else "number"
-        raise field.wrong(f"{found} without quotes is a {kind}, not a text", f'write {field.key}: "{found}"')
-    return found
+    """A version, as it is written, also where other readers of YAML see a date or a number."""
+    return text(field)
+
+
+def is_read_otherwise(field: Field) -> str:
+    """What other readers of YAML take an unquoted text for: a date, a number; empty when they read the same."""
+    if not field.node.quoted and DATE.match(field.node.text.strip()):
+        return "date"
+    return "" if isinstance(field.node.value, str) else "number"
 
 
 def integer(field: Field) -> int:
@@ -147,46 +159,43 @@ def words(field: Field) -> list[str]:
     return found
 
 
-def pointing(field: Field) -> float:
-    """North or South as the direction showers come from, in degrees."""
-    return {"North": 180.0, "South": 0.0}[one_of("North", "South")(field)]
+def words_of(*allowed: str) -> "Callable[[Field], list[str]]":
+    """Some of these words."""
+
+    def read(field: Field) -> list[str]:
+        found = words(field)
+        for word in found:
+            if word not in allowed:
+                raise field.wrong(f"'{printable(word)}' is not known here", nearest(word, allowed))
+        return found
+
+    return read
 
 
-def unsupported(field: Field) -> None:
-    """A key whose meaning would be lost if it were ignored."""
-    raise field.wrong("is not supported by this version", "narrow input_meta_query instead")
+def one_list_of(*allowed: tuple[str, ...]) -> "Callable[[Field], list[str]]":
+    """One of some lists of words."""
+
+    def read(field: Field) -> list[str]:
+        found = words(field)
+        if tuple(found) not in allowed:
+            lists = "; or ".join(", ".join(one) for one in allowed)
+            raise field.wrong(f"'{printable(text(field))}' cannot be simulated", f"write {lists}")
+        return found
+
+    return read
 
 
-SET_BY_US: Final = {
-    "i", "input", "o", "output", "l", "log-file", "provenance-log", "p", "pattern", "input-dir",
-    "input_url", "input_files", "input_dir", "file_pattern", "output_path", "log_file", "provenance_log",
-    "override_obs_id", "rng_seed",
-}  # fmt: skip
-
-
-def options(field: Field) -> list[str]:
-    """The program's options as a list. Those that say what is read and written are the system's."""
-    try:
-        found = shlex.split(field.node.text) if field.node.value is not None else []
-    except ValueError as error:
-        raise field.wrong(f"cannot be split into words: {error}", "is a quote missing?") from None
-    for word in found:
-        name = word.partition("=")[0]
-        short = name[:2] if word.startswith("-") and not word.startswith("--") else name
-        if short.startswith("-") and {short.lstrip("-"), name.rpartition(".")[2].lstrip("-")} & SET_BY_US:
-            raise field.wrong(f"option {printable(word)} is set by Lightkeeper", "leave it out")
+def probability(field: Field) -> float:
+    """A number from 0 to 1."""
+    found = number(field)
+    if not 0 <= found <= 1:
+        raise field.wrong(f"must be from 0 to 1, not {found:g}")
     return found
 
 
-def configs(arguments: list[str]) -> list[str]:
-    """The configuration files that options name, as far as they would lie beside the job."""
-    named: list[str] = []
-    for before, word in zip(["", *arguments], arguments, strict=False):
-        if before in ("-c", "--config"):
-            named.append(word)
-        elif word.startswith("--config="):
-            named.append(word.partition("=")[2])
-    return [name for name in named if not name.startswith("/")]
+def pointing(field: Field) -> float:
+    """North or South as the direction showers come from, in degrees."""
+    return {"North": 180.0, "South": 0.0}[one_of("North", "South")(field)]
 
 
 def condition(field: Field) -> Any:  # JSON of any shape
@@ -233,7 +242,8 @@ def _shown(field: Field) -> str:
 
 
 # --- translated keys of queries --------------------------------------------------------------------------
-def _sct(field: Field) -> str:
+def read_sct(field: Field) -> str:
+    """True or False as text, or a text."""
     found = text(field)
     return found.capitalize() if found.lower() in ("true", "false") else found
 
@@ -249,7 +259,7 @@ TRANSLATED: Final[Mapping[str, tuple[str, Callable[[Field], Any]]]] = {
     "pointing_dir": ("phiP", pointing),
     "zenith_angle": ("thetaP", number),
     "moon": ("nsb", _moon),
-    "sct": ("sct", _sct),
+    "sct": ("sct", read_sct),
     "div_ang": ("div_ang", text),
 }
 """Key of the document: key of the catalogue, and how its value is read."""
@@ -272,162 +282,3 @@ def _each(field: Field, node: Node, read: Callable[[Field], Any]) -> Any:  # JSO
     if isinstance(node.value, list):
         return [read(Field(field.place, field.key, item)) for item in node.value]
     return read(Field(field.place, field.key, node))
-
-
-# --- job types -------------------------------------------------------------------------------------------
-GENERAL: Final[Mapping[str, Callable[[Field], Any]]] = {
-    "version": version,
-    "options": options,
-    "output_extension": extension,
-    "group_size": positive,
-    "group_by": words,
-    "catalogs": words,
-    "destination": plain_name,
-    "cpu_time": number,
-    "tag": text,
-    "nb_processors": positive,
-    "input_sandbox": words,
-    "input_limit": unsupported,
-    "data_level": level,
-    "configuration_id": integer,
-    "MCCampaign": text,
-    "base_path": path,
-    "package": text,
-    "compiler": text,
-    "software_category": text,
-    "split": text,
-}
-"""Keys of job_config for all types, except `type`. `group_by` is ours: a task never mixes its values."""
-
-WITHOUT_EFFECT: Final = ("catalogs", "cpu_time", "tag", "package", "compiler", "software_category")
-"""Accepted, because documents have them; where software and computers come from is settled elsewhere here."""
-
-_DESCRIBED: Final[Mapping[str, Callable[[Field], Any]]] = {
-    "array_layout": text,
-    "site": text,
-    "particle": text,
-    "phiP": number,
-    "thetaP": number,
-    "sct": _sct,
-    "view_cone": number,
-    "systematics": text,
-}
-_SIMTEL: Final[Mapping[str, Callable[[Field], Any]]] = {
-    "sct": text,
-    "moon": one_of(*MOON),
-    "div_ang": text,
-    "random_mono_probability": number,
-    "instrument_random_seeds": yes_or_no,
-    "systematic_uncertainty_to_test": text,
-}
-_SIMULATED: Final[Mapping[str, Callable[[Field], Any]]] = {
-    "site": one_of("LaPalma", "Paranal"),
-    "particle": one_of("gamma", "gamma-diffuse", "electron", "proton", "helium", "muon"),
-    "pointing_dir": one_of("North", "South", "East", "West"),
-    "zenith_angle": number,
-    "n_shower": positive,
-    "layout": text,
-    "array_layout": text,
-    "start_run_number": integer,
-    "moon": one_of("dark", "dark, half", "dark, half, full"),
-    "sct": one_of("all", "non-alpha"),
-    "only_corsika": yes_or_no,
-    "magic": yes_or_no,
-    "div_ang": one_of("0.0022, 0.0043, 0.008, 0.01135, 0.01453", "0.0121, 0.046"),
-    "sequential": yes_or_no,
-    "random_mono_probability": number,
-    "instrument_random_seeds": yes_or_no,
-}
-_SIMPIPE_CONFIG: Final = (
-    "array_layout_name", "site", "model_version", "simulation_software", "primary", "view_cone",
-    "zenith_angle", "azimuth_angle", "reduced_event_lists", "grid_output_path", "job_grid_file",
-)  # fmt: skip
-
-
-def _simpipe_config(field: Field) -> Any:  # JSON of any shape
-    known_only(fields(field.node, f"simpipe_config of {field.place}").values(), _SIMPIPE_CONFIG)
-    return field.node.plain()
-
-
-@dataclass(frozen=True, slots=True)
-class StepType:
-    """What the name of a job type stands for."""
-
-    name: str
-    program: str
-    transformation: str
-    step_name: str
-    keys: Mapping[str, Callable[[Field], Any]]
-    mandatory: tuple[str, ...] = ()
-    category: str = "analysis"
-    output_type: str = "Data"
-
-
-def _type(
-    name: str,
-    program: str,
-    transformation: str,
-    own: Mapping[str, Callable[[Field], Any]],
-    mandatory: tuple[str, ...] = (),
-    step_name: str = "",
-    category: str = "analysis",
-    output_type: str = "Data",
-) -> StepType:
-    return StepType(
-        name, program, transformation, step_name or name, {**GENERAL, **own}, mandatory, category, output_type
-    )
-
-
-STEP_TYPES: Final[Mapping[str, StepType]] = {
-    kind.name: kind
-    for kind in (
-        _type("MCSimulation", "sim_telarray", "MCSimulation", _SIMULATED, category="tel_sim"),
-        _type(
-            "SimPipe",
-            "simpipe",
-            "MCSimulation",
-            {"simpipe_config": _simpipe_config},
-            ("simpipe_config",),
-            step_name="MCSimulation",
-            category="tel_sim",
-        ),
-        _type("SimTelProcessing", "sim_telarray", "DataReprocessing", _SIMTEL, category="tel_sim"),
-        _type(
-            "CtapipeProcessing",
-            "ctapipe-process",
-            "DataReprocessing",
-            _DESCRIBED,
-            ("data_level", "output_extension"),
-        ),
-        _type("EvnDispProcessing", "evndisp", "DataReprocessing", _DESCRIBED, step_name="EvnDisp"),
-        _type("Merging", "ctapipe-merge", "Merging", _DESCRIBED, ("output_extension", "group_size")),
-        _type(
-            "CtapipeTrainEnergy",
-            "ctapipe-train-energy-regressor",
-            "Training",
-            _DESCRIBED,
-            output_type="Model",
-        ),
-        _type(
-            "CtapipeTrainClassifier",
-            "ctapipe-train-particle-classifier",
-            "Training",
-            _DESCRIBED,
-            output_type="Model",
-        ),
-        _type("CtapipeApplyModels", "ctapipe-apply-models", "ApplyModel", _DESCRIBED),
-    )
-}
-"""The nine types by name. Those that `job_types` has a tool for can be run."""
-
-ALWAYS_MANDATORY: Final = ("version", "MCCampaign", "configuration_id", "base_path")
-COMMON_KEYS: Final = frozenset(key for kind in STEP_TYPES.values() for key in kind.keys)
-
-
-def step_type(field: Field) -> StepType:
-    """The job type of a step, whatever the case of its letters."""
-    by_lower = {name.lower(): kind for name, kind in STEP_TYPES.items()}
-    found = text(field)
-    if found.lower() not in by_lower:
-        raise field.wrong(f"unknown type '{printable(found)}'", nearest(found, STEP_TYPES))
-    return by_lower[found.lower()]

@@ -101,7 +101,7 @@ def test_an_output_says_where_it_belongs_what_it_is_and_what_it_is_made_from():
     assert output.meta == {
         "MCCampaign": "DEMO", "configuration_id": 1, "analysis_prog": "ctapipe-process",
         "analysis_prog_version": "v0.28.0", "data_level": 2, "outputType": "Data", "array_layout": "alpha",
-        "site": "LaPalma", "particle": "proton", "phiP": 180.0, "sct": "False", "runNumber": "00000010",
+        "site": "LaPalma", "particle": "proton", "phiP": 180.0, "sct": "False", "runNumber": "00000010", "merged": 0,
     }  # fmt: skip
 
 

@@ -54,6 +54,11 @@ class PlannedStep:
     """Seconds of processor time that one job is expected to take."""
     tags: tuple[str, ...] = ()
     """What a pilot must offer to be given its jobs."""
+    merges: bool = False
+    """A task makes one file of all its inputs; else one of each. For estimates."""
+    feeders: tuple[int, ...] = ()
+    """Earlier steps that make files which `query` finds as well, though none is the parent: it takes files until they
+    are complete."""
 
 
 @dataclass(frozen=True, slots=True)

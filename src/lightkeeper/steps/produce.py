@@ -13,22 +13,13 @@ from lightkeeper.domain.errors import Conflict, Invalid, NotFound, nearest
 from lightkeeper.domain.names import parse_name
 from lightkeeper.domain.query import Query, all_of
 from lightkeeper.domain.work import PlannedStep, ProductionPlan
+from lightkeeper.steps import documents
 from lightkeeper.store import datasets, reports, stage, topology, work
 from lightkeeper.store.db import Connection
 
 
 def plan(ctx: Context, document: str, sandbox: Mapping[str, bytes]) -> ProductionPlan:
     """What the document asks for, checked as far as it can be without doing anything; raises Invalid."""
-
-    def fetch(name: str) -> bytes:
-        try:
-            return sandbox[name]
-        except KeyError:
-            raise NotFound(
-                f"the production names the file '{name}', which does not lie beside it",
-                hint=nearest(name, sandbox),
-            ) from None
-
     if not ctx.observatories:
         raise Invalid("no observatory package is installed, so no production document can be read")
 
@@ -37,7 +28,7 @@ def plan(ctx: Context, document: str, sandbox: Mapping[str, bytes]) -> Productio
             query = Query.from_map(datasets.dataset(conn, name).query, topology.vocabulary(conn))
         return query.to_dirac()
 
-    plan = ctx.observatories[0].production_reader().read(document, sandbox=fetch, dataset=conditions)
+    plan = documents.read_document(ctx.observatories[0], document, sandbox, conditions)
     with ctx.db.transaction() as conn:
         vocabulary = topology.vocabulary(conn)
         sites = [site.name for site in topology.sites(conn)]
@@ -50,6 +41,8 @@ def submit(ctx: Context, name: str, document: str, sandbox: Mapping[str, bytes],
     """Start a production on the files that match now, with `open_` also on those that come later; its name."""
     parse_name(name, "production")
     steps = plan(ctx, document, sandbox)
+    if steps.missing:
+        raise Invalid("\n".join(steps.missing), hint="put the files where the document names them")
     with ctx.db.transaction() as conn:
         known = work.production(conn, name)
         if known is not None:
