@@ -14,7 +14,7 @@ help:                           ## this list
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Lightkeeper needs Python 3.11 or newer; try: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[ctao,cwl,ctapipe,parquet,s3,xrootd,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[ctao,cwl,ctapipe,parquet,s3,sign,xrootd,dev]'
 	$(BIN)/python -m lightkeeper_ctao.warm_up
 	touch $@
 

@@ -10,6 +10,7 @@ from lightkeeper.context import Context, Log
 from lightkeeper.domain.errors import NotFound
 from lightkeeper.ports import Mover
 from lightkeeper.settings import Settings
+from lightkeeper.steps import quality
 from lightkeeper.store import topology
 from lightkeeper.store.db import Database
 from lightkeeper.store.schema import migrate
@@ -44,6 +45,7 @@ def make_context(
         ) from error
     with context.db.transaction() as conn:
         topology.put_keys(conn, context.metadata_keys)
+    quality.put_figures_of_observatories(context)
     return context
 
 

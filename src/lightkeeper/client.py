@@ -212,10 +212,92 @@ class Client:
         """Every tape storage, and what is asked of it."""
         return self._get("stage/tapes")
 
+    # --- nights
+    def nights(self, limit: int = 100) -> list[dict[str, Any]]:
+        """Observing nights in numbers, the latest first."""
+        return self._get("nights", limit=limit)
+
+    def night(self, night: str) -> dict[str, Any]:
+        """Everything there is to say of a night."""
+        return self._get(f"nights/{quote(night, safe='')}")
+
+    def night_missing(self, night: str, limit: int = 1000) -> list[str]:
+        """Expected files that have not come."""
+        return self._get(f"nights/{quote(night, safe='')}/missing", limit=limit)
+
+    def night_refused(self, night: str, limit: int = 1000) -> list[dict[str, Any]]:
+        """Deliveries of a night that were refused, with their reasons."""
+        return self._get(f"nights/{quote(night, safe='')}/refused", limit=limit)
+
+    def expect(self, night: str, files: Iterable[Mapping[str, Any]], *, dry_run: bool = False) -> int:
+        """Add files, maps with lfn and perhaps size and sha256, to what a night will have; how many are new."""
+        path = f"nights/{quote(night, safe='')}/expected"
+        return sum(self._post(path, {"files": part, "dry_run": dry_run})["new"] for part in _parts(files))
+
+    def expect_nothing(self, night: str) -> int:
+        """Forget what a night was said to have; how many files that were."""
+        path = f"/api/v1/nights/{quote(night, safe='')}/expected"
+        return self._try(lambda: self._http.delete(path))["forgotten"]
+
+    def close_night(
+        self, night: str, *, by: str = "operator", why: str = "", as_it_is: bool = False, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Close a night with a signed receipt; its report."""
+        body = {"by": by, "why": why, "as_it_is": as_it_is, "dry_run": dry_run}
+        return self._post_long(f"nights/{quote(night, safe='')}/close", body)
+
+    @contextmanager
+    def night_receipt(self, night: str, revision: int | None = None) -> Generator[Iterator[bytes]]:
+        """A receipt of a night, the last when no revision is given, streamed in pieces."""
+        params = {"revision": revision} if revision else {}
+        path = f"/api/v1/nights/{quote(night, safe='')}/receipt"
+        try:
+            with self._http.stream("GET", path, params=params) as answer:
+                if answer.is_error:
+                    answer.read()
+                    raise _error(answer)
+                yield answer.iter_raw(_BLOCK)
+        except httpx.TransportError as error:
+            raise Unavailable(f"{self.url} stopped answering: {error}", hint="is it running? lightkeeper up") from error
+
+    def night_signature(self, night: str, revision: int | None = None) -> bytes:
+        """The signature of a receipt."""
+        params = {"revision": revision} if revision else {}
+        return self._bytes(f"nights/{quote(night, safe='')}/signature", **params)
+
+    def receipt_key(self) -> str:
+        """The public key that checks the signatures of receipts, as PEM text."""
+        return self._bytes("receipt-key").decode()
+
+    # --- quality
+    def quality(self) -> list[dict[str, Any]]:
+        """Every quality figure, with its value in the last night that has it."""
+        return self._get("quality")
+
+    def quality_trend(self, figure: str, *, nights: int = 30, by_element: bool = False) -> dict[str, Any]:
+        """A figure, and its values from night to night."""
+        return self._get(f"quality/{quote(figure, safe='')}", nights=nights, by_element=by_element)
+
+    def quality_alarms(self) -> list[dict[str, Any]]:
+        """What is out of range in nights that are open."""
+        return self._get("quality/alarms")
+
+    def quality_files(
+        self, figure: str, night: str, *, only_out_of_range: bool = False, limit: int = 1000
+    ) -> list[dict[str, Any]]:
+        """Files of a night with their value of a figure, the worst first."""
+        asked = {"night": night, "only_out_of_range": only_out_of_range, "limit": limit}
+        return self._get(f"quality/{quote(figure, safe='')}/files", **asked)
+
+    def record_quality(self, lfn: str, values: Mapping[str, float], *, dry_run: bool = False) -> dict[str, Any]:
+        """Note what was measured on a file."""
+        return self._post("quality/record", {"lfn": lfn, "values": dict(values), "dry_run": dry_run})
+
+    def remove_quality(self, figure: str) -> dict[str, Any]:
+        """Watch a figure no more."""
+        return self._try(lambda: self._http.delete(f"/api/v1/quality/{quote(figure, safe='')}"))
+
     # --- files
-    def nights(self) -> list[dict[str, Any]]:
-        """Observing nights and how far they are preserved."""
-        return self._get("nights")
 
     def quarantine(self) -> list[dict[str, Any]]:
         """Refused deliveries with their reasons."""
@@ -646,6 +728,16 @@ class Client:
 
     def _get(self, path: str, **params: Any) -> Any:
         return self._try(lambda: self._http.get(f"/api/v1/{path}", params=params))
+
+    def _bytes(self, path: str, **params: Any) -> bytes:
+        """An answer that is no JSON."""
+        try:
+            answer = self._http.get(f"/api/v1/{path}", params=params)
+        except httpx.TransportError as error:
+            raise Unavailable(f"{self.url} does not answer: {error}", hint="is it running? lightkeeper up") from error
+        if answer.is_error:
+            raise _error(answer)
+        return answer.content
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         """Every POST of the contract may be repeated: a second one changes nothing or is refused."""

@@ -15,6 +15,7 @@ from lightkeeper.domain.catalog import MetaKey, MetaValue
 from lightkeeper.domain.errors import LightkeeperError
 from lightkeeper.domain.names import Fixity, Lfn
 from lightkeeper.domain.provenance import RanActivity
+from lightkeeper.domain.quality import Figure
 from lightkeeper.domain.work import JobOrder, JobRecipe, ProductionPlan
 
 
@@ -366,6 +367,15 @@ class Observatory(Protocol):
 
     def metadata_keys(self) -> Sequence[MetaKey]:
         """The keys its files carry."""
+        ...
+
+    def night_of(self, path: str) -> str:
+        """The observing night that a delivery belongs to, as far as its path tells; empty when it does not. That is all
+        there is of deliveries that cannot be read."""
+        ...
+
+    def quality_figures(self) -> Sequence[Figure]:
+        """Figures of its products that are watched from night to night, and their ranges."""
         ...
 
     def product_readers(self) -> Sequence[ProductReader]:

@@ -162,6 +162,12 @@ class Settings(BaseSettings):
         "credentials under the name mail. Empty: messages to mailboxes wait.",
     )
 
+    close_nights_after: Seconds = Field(
+        timedelta(hours=12),
+        ge=timedelta(0),
+        description="A complete night is closed when nothing of it changed for so long; 0: only people close nights.",
+    )
+
     log_format: str = Field("auto", pattern="^(auto|text|json)$", description="text for people, json for machines.")
 
     @classmethod

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from lightkeeper.domain.catalog import MetaKey
+from lightkeeper.domain.quality import Figure
 from lightkeeper.ports import JobType, ProductionReader, ProductReader
 
 
@@ -16,6 +17,18 @@ class CTAO:
         from lightkeeper_ctao.keys import KEYS
 
         return KEYS
+
+    def night_of(self, path: str) -> str:
+        """The date folders above the file."""
+        from lightkeeper_ctao.layout import night_of_path
+
+        return night_of_path(path)
+
+    def quality_figures(self) -> Sequence[Figure]:
+        """Rows of raw files and their rate."""
+        from lightkeeper_ctao.keys import FIGURES
+
+        return FIGURES
 
     def product_readers(self) -> Sequence[ProductReader]:
         """DL0 from the array control, R1 from simulations, then any other product in FITS."""

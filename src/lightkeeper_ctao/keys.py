@@ -1,6 +1,8 @@
-"""Metadata keys of the observatory: what readers find in files and what productions write on theirs."""
+"""Metadata keys of the observatory: what readers find in files and what productions write on theirs; and the quality
+figures that are watched."""
 
-from lightkeeper.domain.catalog import KeyLevel, KeyType, MetaKey
+from lightkeeper.domain.catalog import KeyLevel, KeyRole, KeyType, MetaKey
+from lightkeeper.domain.quality import Figure
 
 _SET, _FILE = KeyLevel.SET, KeyLevel.FILE
 _STRING, _INT, _FLOAT, _TIME, _JSON = KeyType.STRING, KeyType.INT, KeyType.FLOAT, KeyType.TIME, KeyType.JSON
@@ -12,6 +14,7 @@ KEYS: tuple[MetaKey, ...] = (
         _INT,
         _SET,
         description="MC0 -3, R0 -2, R1 -1, DL0 0, DL1 1, DL2 2, DL3 3, DL4 4, DL5 5, DL6 6",
+        role=KeyRole.LEVEL,
     ),
     MetaKey(
         "site",
@@ -19,7 +22,7 @@ KEYS: tuple[MetaKey, ...] = (
         _SET,
         description="where the telescopes stand: CTAO-North or CTAO-South; in simulations LaPalma or Paranal",
     ),
-    MetaKey("obs_id", _INT, _SET, description="observation block"),
+    MetaKey("obs_id", _INT, _SET, description="observation block", role=KeyRole.BLOCK),
     # Observations
     MetaKey("observatory", _STRING, _SET, description="who took the data, card ORIGIN"),
     MetaKey(
@@ -27,21 +30,34 @@ KEYS: tuple[MetaKey, ...] = (
         _STRING,
         _SET,
         description="evening of the night, YYYY-MM-DD; a night begins at noon local time",
+        role=KeyRole.NIGHT,
     ),
     MetaKey("sb_id", _INT, _SET, description="scheduling block"),
-    MetaKey("stream", _STRING, _FILE, description="Telescope, Subarray or Trigger"),
-    MetaKey("division", _STRING, _SET, description="Event, Monitoring, Service, Model, Binned or Catalog"),
+    MetaKey("stream", _STRING, _FILE, description="Telescope, Subarray or Trigger", role=KeyRole.STREAM),
+    MetaKey(
+        "division",
+        _STRING,
+        _SET,
+        description="Event, Monitoring, Service, Model, Binned or Catalog",
+        role=KeyRole.DIVISION,
+    ),
     MetaKey("data_type", _STRING, _SET, description="event, monitoring or service"),
     MetaKey("category", _STRING, _SET, description="A real time, B next day, C final or reprocessed"),
     MetaKey("format", _STRING, _SET, description="file format"),
     MetaKey(
         "product_type", _STRING, _FILE, description="level/division/association/type: DL0/Event/Telescope/AirShower"
     ),
-    MetaKey("array_element", _STRING, _FILE, description="telescope or device, or ARRAY"),
-    MetaKey("tel_id", _INT, _FILE, description="number of the telescope"),
+    MetaKey("array_element", _STRING, _FILE, description="telescope or device, or ARRAY", role=KeyRole.ELEMENT),
+    MetaKey("tel_id", _INT, _FILE, description="number of the telescope", role=KeyRole.MEMBER),
     MetaKey("subarray_id", _INT, _FILE, description="number of the subarray"),
-    MetaKey("tel_ids", _JSON, _FILE, description="numbers of the telescopes whose triggers the file holds"),
-    MetaKey("chunk_id", _INT, _FILE, description="place of the file in its stream, from 0"),
+    MetaKey(
+        "tel_ids",
+        _JSON,
+        _FILE,
+        description="numbers of the telescopes whose triggers the file holds",
+        role=KeyRole.MEMBERS,
+    ),
+    MetaKey("chunk_id", _INT, _FILE, description="place of the file in its stream, from 0", role=KeyRole.CHUNK),
     MetaKey("start_time", _TIME, _FILE, description="begin of the data, UTC"),
     MetaKey("end_time", _TIME, _FILE, description="end of the data, UTC"),
     MetaKey("n_rows", _INT, _FILE, description="rows of the long table: events or triggers"),
@@ -93,3 +109,23 @@ KEYS: tuple[MetaKey, ...] = (
     MetaKey("runNumber", _STRING, _FILE, description="run of the simulation, eight digits"),
     MetaKey("jobID", _INT, _FILE, description="job that made the file"),
 )
+
+FIGURES: tuple[Figure, ...] = (
+    Figure(
+        "rows",
+        "n_rows",
+        files={"data_level": 0},
+        low=1,
+        description="events or triggers in a raw file; one without any should not have been written",
+    ),
+    Figure(
+        "row_rate",
+        "n_rows",
+        per=("start_time", "end_time"),
+        files={"data_level": 0, "division": "Event"},
+        high=20_000,
+        unit="Hz",
+        description="events or triggers in a second; no camera takes more, so that the times must be wrong",
+    ),
+)
+"""Ranges are wide: what an installation expects of its telescopes stands in its topology, under the same names."""

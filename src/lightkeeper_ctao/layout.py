@@ -217,6 +217,13 @@ def night_of(moment: datetime, site: str) -> date:
     return (moment.astimezone(_clock(site)) - _NOON).date()
 
 
+def night_of_path(path: str) -> str:
+    """The observing night of the date folders that a file lies in, whatever else is wrong with its path; or empty."""
+    parts = path.split("/")[-4:-1]
+    night = _night(*parts, []) if len(parts) == 3 else None
+    return night.isoformat() if night else ""
+
+
 def in_night(moment: datetime, night: date, site: str) -> bool:
     """Whether `moment` belongs to the observing night there; at either site, when it is not known which."""
     return any(night_of(moment, one) == night for one in ([site] if site in _CLOCKS else _CLOCKS))

@@ -20,15 +20,16 @@ from lightkeeper import web
 from lightkeeper.adapters.mover_stream import StreamMover
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import Media, SiteKind, StorageElement
+from lightkeeper.domain.nights import Summary
 from lightkeeper.domain.policy import Policy
-from lightkeeper.domain.states import Health, Transfer, Transformation
+from lightkeeper.domain.states import Health, Night, Transfer, Transformation
 from lightkeeper.instance import Instance
 from lightkeeper.settings import Settings
 from lightkeeper.steps import delete, ingest, replicate, topology, transfer, watch
 from lightkeeper.store import transitions, triggers
 from lightkeeper.store.db import Database
 from lightkeeper.store.deletions import Stopped
-from lightkeeper.store.reports import Night, Totals, TransformationSummary
+from lightkeeper.store.reports import Totals, TransformationSummary
 from lightkeeper.web.overview import judge, waits_for, what_runs
 from lightkeeper.web.words import count, file_name, number, plain, share, size, utc
 
@@ -277,8 +278,15 @@ def test_a_policy_that_nothing_can_fulfil_needs_a_person_when_files_wait_for_it(
     )
 
 
+def summary(**numbers: int) -> Summary:
+    zero = {field.name: 0 for field in fields(Summary) if field.type is int}
+    at = datetime(2030, 1, 3, tzinfo=UTC)
+    more = {"night": "2030-01-02", "state": Night.OPEN, "since": at, "changed": at, "expected": None, "receipt": None}
+    return Summary(**zero | more | numbers)
+
+
 def test_files_with_too_few_copies_need_a_person_only_when_none_is_under_way():
-    night = Night("2030-01-02", files=9, bytes=9, on_site=9, preserved=6)
+    night = summary(files=9, on_site=9, preserved=6)
     assert sentence(nights=[night]).startswith("A person is needed: 3 files have too few copies")
     for at_work in ("unsettled", "transfers_waiting", "transfers_running"):
         assert sentence(replace(NOTHING, **{at_work: 1}), nights=[night]).startswith("All is well")

@@ -16,7 +16,20 @@ from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse
 
 from lightkeeper import __version__, web
-from lightkeeper.api import content, datasets, deletions, files, find, pilots, productions, rules, stage, transfers
+from lightkeeper.api import (
+    content,
+    datasets,
+    deletions,
+    files,
+    find,
+    nights,
+    pilots,
+    productions,
+    quality,
+    rules,
+    stage,
+    transfers,
+)
 from lightkeeper.api import storages as audits
 from lightkeeper.api.body import Body
 from lightkeeper.context import Context
@@ -114,11 +127,6 @@ def make_api(ctx: Context, token: str) -> FastAPI:
             return [asdict(s) for s in reports.storage_use(conn)]
 
     # --- files
-    @app.get("/api/v1/nights")
-    def nights() -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
-        with ctx.db.transaction() as conn:
-            return [asdict(night) for night in reports.nights(conn)]
-
     @app.get("/api/v1/quarantine")
     def quarantine() -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
         with ctx.db.transaction() as conn:
@@ -171,6 +179,8 @@ def make_api(ctx: Context, token: str) -> FastAPI:
 
     app.include_router(find.make_router(ctx, operator))
     app.include_router(productions.make_router(ctx, operator))
+    app.include_router(nights.make_router(ctx, operator))
+    app.include_router(quality.make_router(ctx, operator))
     app.include_router(rules.make_router(ctx, operator))
     app.include_router(transfers.make_router(ctx, operator))
     app.include_router(stage.make_router(ctx, operator))

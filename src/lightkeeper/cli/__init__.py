@@ -20,8 +20,10 @@ from lightkeeper.cli import (
     files,
     instance,
     metadata,
+    nights,
     operations,
     productions,
+    quality,
     rules,
     stage,
     topology,
@@ -64,6 +66,8 @@ instance.add_to(app)
 demo.add_to(app)
 topology.add_to(app)
 files.add_to(app)
+nights.add_to(app)
+quality.add_to(app)
 datasets.add_to(app)
 metadata.add_to(app)
 rules.add_to(app)

@@ -1,4 +1,4 @@
-"""lightkeeper find, why, file, night, quarantine."""
+"""lightkeeper find, why, file, quarantine."""
 
 import json
 import sys
@@ -15,7 +15,6 @@ from lightkeeper.domain.errors import Invalid
 from lightkeeper.domain.units import readable_bytes
 
 file = typer.Typer(help="Files in the catalogue.", no_args_is_help=True)
-night = typer.Typer(help="Observing nights.", no_args_is_help=True)
 quarantine = typer.Typer(help="Deliveries that were refused.", no_args_is_help=True)
 
 
@@ -72,14 +71,6 @@ def _print_size(found: dict[str, int], *, count: bool, size: bool, as_json: bool
 def files(query: Query = "", limit: Limit = None, as_json: AsJson = False) -> None:
     """List the files that QUERY means, as `lightkeeper find` does."""
     find(query, limit=limit, as_json=as_json)
-
-
-@night.command("list")
-def nights(as_json: AsJson = False) -> None:
-    """List observing nights and how far they are preserved."""
-    with client() as api:
-        columns = ("night", "files", "bytes", "on_site", "preserved")
-        show(api.nights(), as_json=as_json, columns=columns, empty="no night has come in yet")
 
 
 @quarantine.command("list")
@@ -144,5 +135,4 @@ def add_to(app: typer.Typer) -> None:
     content.add_to(file)
     registered.add_to(app, file)
     app.add_typer(file, name="file")
-    app.add_typer(night, name="night")
     app.add_typer(quarantine, name="quarantine")

@@ -34,15 +34,37 @@ class KeyLevel(StrEnum):
     FILE = "file"
 
 
+class KeyRole(StrEnum):
+    """What a key says of a night, so that nights can be counted. At most one key has each.
+
+    NIGHT: which observing night; a set-level key. LEVEL: the data level, raw files have 0. ELEMENT: telescope or
+    device. DIVISION: event, monitoring, service. BLOCK: the observation block. STREAM: files of one stream are
+    numbered, CHUNK: their number, from 0. MEMBER: the number by which other files speak of the element, MEMBERS: the
+    elements whose data a file announces.
+    """
+
+    NIGHT = "night"
+    LEVEL = "level"
+    ELEMENT = "element"
+    DIVISION = "division"
+    BLOCK = "block"
+    STREAM = "stream"
+    CHUNK = "chunk"
+    MEMBER = "member"
+    MEMBERS = "members"
+
+
 @dataclass(frozen=True, slots=True)
 class MetaKey:
-    """A registered metadata key. `unit` as in the IVOA's VOUnits ('deg', 's', 'TeV'), empty when it has none."""
+    """A registered metadata key. `unit` as in the IVOA's VOUnits ('deg', 's', 'TeV'), empty when it has none. `role`:
+    what it says of a night, if it says anything."""
 
     name: str
     type: KeyType
     level: KeyLevel = KeyLevel.SET
     unit: str = ""
     description: str = ""
+    role: KeyRole | None = None
 
 
 class Vocabulary:

@@ -56,6 +56,13 @@ class Intent(StrEnum):
     VOID = "Void"
 
 
+class Night(StrEnum):
+    """An observing night. CLOSED: everything came and is where it belongs, or a person said so; it has a receipt."""
+
+    OPEN = "Open"
+    CLOSED = "Closed"
+
+
 class Operation(StrEnum):
     """A change of where the copies of many files lie. DONE: for every file that nobody took out."""
 
@@ -146,6 +153,7 @@ State: TypeAlias = (
     | Pilot
     | Health
     | Recall
+    | Night
 )
 Kind: TypeAlias = type[State]
 
@@ -163,6 +171,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "pilot": Pilot,
     "recall": Recall,
     "health": Health,
+    "night": Night,
 }
 """Kind by the name of its table; a file's state is that of its metadata set."""
 
@@ -271,6 +280,10 @@ MOVES: Final[Mapping[Kind, Mapping[tuple[State, State], str]]] = {
         (Recall.ONLINE, Recall.RELEASING): "stage: nobody reads it any more",
         (Recall.RELEASING, Recall.WAITING): "stage: wanted again meanwhile",
         (Recall.FAILED, Recall.WAITING): "operator: try again",
+    },
+    Night: {
+        (Night.OPEN, Night.CLOSED): "nights: complete and quiet; operator",
+        (Night.CLOSED, Night.OPEN): "nights: a file came late",
     },
     Health: {
         (Health.GOOD, Health.DEGRADED): "probe: a probe failed, or much of the work on it",

@@ -5,6 +5,7 @@ Called by the API for `lightkeeper apply`. What the document does not mention st
 
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from typing import Annotated, Any, Literal
@@ -19,11 +20,14 @@ from lightkeeper.domain.errors import Conflict, Invalid, LightkeeperError, Refus
 from lightkeeper.domain.expressions import check_keys, parse_expression
 from lightkeeper.domain.names import parse_name, printable
 from lightkeeper.domain.policy import MIN_COPIES_TO_FREE, Policy, members_of
+from lightkeeper.domain.quality import Figure
+from lightkeeper.domain.quality import check as check_figure
 from lightkeeper.domain.query import Query
 from lightkeeper.domain.units import exact_bytes, exact_rate, exact_time, parse_bytes, parse_rate, parse_time
 from lightkeeper.ports import needs_staging
 from lightkeeper.steps import keeping, manifests, markers
-from lightkeeper.store import deletions, healing, scrub, stage, switches, topology
+from lightkeeper.steps import quality as quality_step
+from lightkeeper.store import deletions, healing, quality, scrub, stage, switches, topology
 from lightkeeper.store.db import Connection
 from lightkeeper.store.topology import Declared
 
@@ -131,6 +135,21 @@ class PolicyPart(Part):
     activity: str = "preservation"
 
 
+class QualityPart(Part):
+    """A quality figure: the value of metadata key `key`, of the products that `files` means, is in order from `low` to
+    `high`. `per`: two keys of times, the value is divided by the seconds between them. `reduction_to`, instead: the
+    bytes of a night's raw files for each byte that it has at that data level."""
+
+    key: str = ""
+    per: tuple[str, str] | None = None
+    reduction_to: Annotated[int, Field(ge=1, le=100)] | None = None
+    files: dict[str, Any] = {}
+    low: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    high: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    unit: str = Field("", max_length=64)
+    description: str = Field("", max_length=2000)
+
+
 Activity = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 Share = Annotated[float, Field(gt=0, le=1000)]
 
@@ -145,6 +164,7 @@ class Document(Part):
     policies: dict[str, PolicyPart] = {}
     shares: dict[Activity, Share] = {}
     keeper: keeping.KeeperPart | None = None
+    quality: dict[str, QualityPart] = {}
 
 
 def read(text: str) -> Document:
@@ -160,7 +180,9 @@ def read(text: str) -> Document:
     except (YAMLError, ValueError, RecursionError) as error:
         raise Invalid(f"the topology is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise Invalid("the topology must be a map with the keys sites, storages, links, policies, shares, keeper")
+        raise Invalid(
+            "the topology must be a map with the keys sites, storages, links, policies, shares, keeper, quality"
+        )
     try:
         return Document.model_validate(content)
     except ValidationError as error:
@@ -185,6 +207,7 @@ def _known_keys(place: tuple[int | str, ...]) -> list[str]:
         "storages": StoragePart,
         "links": LinkPart,
         "policies": PolicyPart,
+        "quality": QualityPart,
     }
     model: type[BaseModel] = Document if len(place) == 1 else parts.get(str(place[0]), Document)
     if place[0] == "keeper":
@@ -263,6 +286,12 @@ def _check(ctx: Context, conn: Connection, document: Document) -> None:
             members_of(query, vocabulary)
         except Invalid as error:
             raise Invalid(f"policies.{name}.files: {error.message}", hint=error.hint) from None
+    for name, part in document.quality.items():
+        check_figure(_figure(name, part), vocabulary)
+        try:
+            members_of(Query.from_map(part.files, vocabulary), vocabulary)
+        except Invalid as error:
+            raise Invalid(f"quality.{name}.files: {error.message}", hint=error.hint) from None
     used = _used(conn)
     for name, storage in document.storages.items():
         root = _ways(name, storage)[0].root
@@ -450,6 +479,11 @@ def _differences(conn: Connection, document: Document) -> list[str]:
         }
     have |= {f"share of {activity}": {"share": share} for activity, share in topology.shares(conn).items()}
     have["keeper"] = dict(healing.options(conn))
+    have |= {
+        f"quality figure {k.figure.name}": _of_figure(k.figure)
+        for k in quality.figures(conn)
+        if k.origin == quality.TOPOLOGY
+    }
     want: dict[str, dict[str, Any]] = {f"site {n}": p.model_dump() for n, p in document.sites.items()}
     if document.keeper is not None:
         want["keeper"] = dict.fromkeys(have["keeper"]) | keeping.options_of(document.keeper)
@@ -474,6 +508,7 @@ def _differences(conn: Connection, document: Document) -> list[str]:
         for n, p in document.policies.items()
     }
     want |= {f"share of {activity}": {"share": share} for activity, share in document.shares.items()}
+    want |= {f"quality figure {n}": _of_figure(_figure(n, part)) for n, part in document.quality.items()}
     changes: list[str] = []
     for name, wanted in want.items():
         if name not in have:
@@ -486,6 +521,14 @@ def _differences(conn: Connection, document: Document) -> list[str]:
             ]
             changes.append(f"{name}: {', '.join(parts)}")
     return changes
+
+
+def _figure(name: str, part: QualityPart) -> Figure:
+    return Figure(name, **part.model_dump())
+
+
+def _of_figure(figure: Figure) -> dict[str, Any]:
+    return {key: value for key, value in asdict(figure).items() if key != "name"}
 
 
 def _storage_part(storage: StorageElement, says: Declared) -> dict[str, Any]:
@@ -581,6 +624,8 @@ def _write(ctx: Context, conn: Connection, document: Document, changes: list[str
     for link in document.links:
         topology.put_link(conn, link.source, link.target, link.max_transfers, _rate(link))
     topology.put_shares(conn, document.shares)
+    for name, part in document.quality.items():
+        quality_step.put(conn, _figure(name, part), quality.TOPOLOGY)
     vocabulary = topology.vocabulary(conn)
     for name, policy in document.policies.items():
         topology.put_policy(

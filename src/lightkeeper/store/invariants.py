@@ -211,6 +211,43 @@ INVARIANTS = (
          WHERE coalesce(t.n, 0) <> coalesce(l.n, 0)
             OR coalesce(t.b, 0) > coalesce(l.b, 0)
             OR coalesce(t.known, true) AND coalesce(t.b, 0) < coalesce(l.b, 0)
+        UNION ALL
+        SELECT 'night ' || coalesce(f.night, n.name) || ', metadata set ' || coalesce(f.set_id, c.set_id)
+          FROM night_facts(ARRAY(SELECT set_id FROM meta_set EXCEPT SELECT set_id FROM night_due)) f
+          FULL JOIN (SELECT * FROM night_count WHERE set_id NOT IN (SELECT set_id FROM night_due)) c
+            ON (c.set_id, c.element, c.stream) = (f.set_id, f.element, f.stream)
+          LEFT JOIN night n USING (night_id)
+         WHERE (f.night, f.level, f.division, f.block, f.n_files, f.n_bytes, f.n_removed, f.b_removed, f.n_on_site,
+                f.b_on_site, f.n_preserved, f.b_preserved, f.n_freed, f.b_freed, f.n_to_free, f.n_chunks,
+                f.last_chunk, f.member, f.members, f.latest)
+               IS DISTINCT FROM
+               (n.name, c.level, c.division, c.block, c.n_files, c.n_bytes, c.n_removed, c.b_removed, c.n_on_site,
+                c.b_on_site, c.n_preserved, c.b_preserved, c.n_freed, c.b_freed, c.n_to_free, c.n_chunks,
+                c.last_chunk, c.member, c.members, c.latest)
+        UNION ALL
+        SELECT 'quality figure ' || figure_id || ', metadata set ' || set_id
+          FROM (SELECT set_id, figure_id, element, count(*) AS n_files, count(*) FILTER (WHERE below) AS n_below,
+                       count(*) FILTER (WHERE above) AS n_above, min(value) AS least, max(value) AS most
+                  FROM quality_values(ARRAY(SELECT set_id FROM meta_set EXCEPT SELECT set_id FROM night_due))
+                 GROUP BY 1, 2, 3) f
+          FULL JOIN (SELECT * FROM quality_count WHERE set_id NOT IN (SELECT set_id FROM night_due)) c
+                USING (set_id, figure_id, element)
+         WHERE (f.n_files, f.n_below, f.n_above, f.least, f.most)
+               IS DISTINCT FROM (c.n_files, c.n_below, c.n_above, c.least, c.most)
+        UNION ALL
+        SELECT 'deliveries that became ' || coalesce(h.target, l.target)
+          FROM (SELECT target, count(*) AS n FROM history
+                 WHERE kind = 'trigger' AND source = 'Accepted' AND target IN ('Registered', 'Quarantined')
+                 GROUP BY 1) h
+          FULL JOIN (SELECT CASE outcome WHEN 'failed' THEN 'Quarantined' ELSE 'Registered' END AS target,
+                            sum(n_deliveries) AS n
+                       FROM ingest_log WHERE outcome IN ('success', 'skipped', 'failed') GROUP BY 1) l USING (target)
+         WHERE coalesce(h.n, 0) <> coalesce(l.n, 0)
+        UNION ALL
+        SELECT 'deletions on storage ' || coalesce(i.storage_id, l.storage_id)
+          FROM (SELECT storage_id, count(*) AS n FROM intent WHERE state = 'Done' GROUP BY 1) i
+          FULL JOIN (SELECT storage_id, sum(n_files) AS n FROM deletion_log GROUP BY 1) l USING (storage_id)
+         WHERE coalesce(i.n, 0) <> coalesce(l.n, 0)
         """,
     ),
     Invariant(

@@ -50,7 +50,8 @@ def totals(conn: Connection) -> Totals:
                   FROM storage_count c JOIN storage USING (storage_id) JOIN site USING (site_id)
                  WHERE enabled AND site.kind = 'data centre')::bigint AS replicas_verified,
                (SELECT count(*) FROM trigger WHERE state = 'Accepted') AS triggers_open,
-               (SELECT count(DISTINCT file_id) FROM trigger WHERE state = 'Registered') AS files_ingested,
+               (SELECT coalesce(sum(n_deliveries), 0) FROM ingest_log WHERE outcome = 'success')::bigint
+               AS files_ingested,
                (SELECT count(*) FROM trigger WHERE state = 'Quarantined') AS files_quarantined,
                (SELECT coalesce(sum(n_bytes), 0) FROM transfer_log)::bigint AS bytes_copied,
                (SELECT count(*) FROM transfer WHERE state = 'Waiting') AS transfers_waiting,
@@ -60,7 +61,8 @@ def totals(conn: Connection) -> Totals:
                    AND NOT EXISTS (SELECT FROM transfer later
                                     WHERE later.file_id = t.file_id AND later.transfer_id > t.transfer_id)
                ) AS transfers_failed,
-               (SELECT count(*) FROM intent WHERE state = 'Done') AS onsite_freed,
+               (SELECT coalesce(sum(n_files), 0) FROM deletion_log JOIN storage USING (storage_id)
+                  JOIN site USING (site_id) WHERE site.kind = 'observatory')::bigint AS onsite_freed,
                (SELECT count(*) FROM intent WHERE state = 'Approved') AS intents_open,
                (SELECT count(*) FROM unsettled) AS unsettled,
                (SELECT count(*) FROM task) AS tasks,
@@ -95,43 +97,6 @@ def overdue(conn: Connection) -> list[Overdue]:
             if row and row[0]:
                 found.append(Overdue(table, str(state), row[0], row[1]))
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class Night:
-    """One observing night: what came in and how far it is preserved. `preserved`: its policies have as many
-    copies as they ask for, on the media that they ask for."""
-
-    night: str
-    files: int
-    bytes: int
-    on_site: int
-    preserved: int
-
-
-def nights(conn: Connection) -> list[Night]:
-    """Observing nights, latest first."""
-    return rows(
-        conn,
-        Night,
-        """
-        SELECT s.meta ->> 'observing_night' AS night, count(*) AS files, sum(f.size)::bigint AS bytes,
-               count(*) FILTER (WHERE EXISTS (
-                    SELECT FROM replica r JOIN storage USING (storage_id) JOIN site USING (site_id)
-                     WHERE r.file_id = f.file_id AND site.kind = 'observatory')) AS on_site,
-               count(*) FILTER (WHERE EXISTS (SELECT FROM file_owed o WHERE o.file_id = f.file_id) AND NOT EXISTS (
-                    SELECT FROM file_owed o JOIN policy p USING (policy_id)
-                     WHERE o.file_id = f.file_id AND p.withdrawn IS NULL AND p.copies > (
-                           SELECT count(DISTINCT c.site_id) FROM verified_copy c JOIN storage o USING (storage_id)
-                            WHERE c.file_id = f.file_id AND o.media = p.media))) AS preserved
-          FROM meta_set s
-          JOIN file f USING (set_id)
-         WHERE s.meta ? 'observing_night' AND (s.meta -> 'data_level') = '0'
-         GROUP BY 1
-         ORDER BY 1 DESC
-         LIMIT 100
-        """,
-    )
 
 
 @dataclass(frozen=True, slots=True)

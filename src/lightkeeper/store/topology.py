@@ -401,7 +401,15 @@ def assign_policies(conn: Connection) -> int:
 
 def put_keys(conn: Connection, keys: Sequence[MetaKey]) -> int:
     """Register the observatory's metadata keys; what is known stays as it is. Returns how many are new."""
+    roles = {key.role: key.name for key in keys if key.role}
     with conn.cursor() as cursor:
+        cursor.executemany(
+            """
+            INSERT INTO night_key (role, name) VALUES (%s, %s)
+            ON CONFLICT (role) DO UPDATE SET name = excluded.name WHERE night_key.name <> excluded.name
+            """,
+            [(str(role), name) for role, name in roles.items()],
+        )
         cursor.executemany(
             """
             INSERT INTO meta_key (name, type, level, unit, description) VALUES (%s, %s, %s, %s, %s)

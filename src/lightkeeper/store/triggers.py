@@ -85,8 +85,9 @@ def registered(conn: Connection, trigger_ids: Sequence[int], file_ids: Sequence[
     """The deliveries are in the catalogue as these files."""
     conn.execute(
         """
-        UPDATE trigger t SET file_id = w.file_id
+        UPDATE trigger t SET file_id = w.file_id, repeat = f.created < now()
           FROM unnest(%s::bigint[], %s::bigint[]) AS w (trigger_id, file_id)
+          JOIN file f USING (file_id)
          WHERE t.trigger_id = w.trigger_id
         """,
         (list(trigger_ids), list(file_ids)),

@@ -9,20 +9,21 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from lightkeeper.domain.catalog import KeyLevel, KeyType, MetaKey
+from lightkeeper.domain.catalog import KeyLevel, KeyRole, KeyType, MetaKey
 from lightkeeper.domain.errors import Invalid, LightkeeperError
 from lightkeeper.domain.fixity import fixity_of
 from lightkeeper.domain.names import parse_lfn
 from lightkeeper.domain.provenance import RanActivity
+from lightkeeper.domain.quality import Figure
 from lightkeeper.domain.work import ExpectedOutput, JobOrder, JobRecipe, PlannedStep, ProductionPlan
 from lightkeeper.ports import JobType, Product, ProductionReader, ProductReader
 
 KEYS = (
-    MetaKey("night", KeyType.STRING),
-    MetaKey("level", KeyType.INT, description="0 raw, 1 concatenated, 2 concatenated again"),
-    MetaKey("kind", KeyType.STRING),
+    MetaKey("night", KeyType.STRING, role=KeyRole.NIGHT),
+    MetaKey("level", KeyType.INT, description="0 raw, 1 concatenated, 2 concatenated again", role=KeyRole.LEVEL),
+    MetaKey("kind", KeyType.STRING, role=KeyRole.ELEMENT),
     MetaKey("zenith", KeyType.FLOAT, unit="deg"),
-    MetaKey("number", KeyType.INT, KeyLevel.FILE),
+    MetaKey("number", KeyType.INT, KeyLevel.FILE, role=KeyRole.CHUNK),
 )
 
 
@@ -123,6 +124,14 @@ class PlainObservatory:
     def metadata_keys(self) -> Sequence[MetaKey]:
         """Five keys."""
         return KEYS
+
+    def night_of(self, path: str) -> str:
+        """A folder with the name of a day."""
+        return next((part for part in path.split("/") if re.fullmatch(r"\d{4}-\d\d-\d\d", part, re.ASCII)), "")
+
+    def quality_figures(self) -> Sequence[Figure]:
+        """None: the topology defines some."""
+        return ()
 
     def product_readers(self) -> Sequence[ProductReader]:
         """One."""

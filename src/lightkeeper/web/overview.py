@@ -8,8 +8,10 @@ from itertools import groupby
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import SiteKind, StorageElement
 from lightkeeper.domain.healing import DEFAULT, Keeper, Options, TransformationFacts, decide
+from lightkeeper.domain.nights import Summary
 from lightkeeper.domain.policy import Policy
 from lightkeeper.domain.states import Health, Production, Transformation
+from lightkeeper.steps import nights as night_step
 from lightkeeper.steps import rules
 from lightkeeper.steps.rules import Rule
 from lightkeeper.store import db, deletions, healing, reports, topology
@@ -17,7 +19,6 @@ from lightkeeper.store.deletions import Stopped
 from lightkeeper.store.reports import (
     Healed,
     Link,
-    Night,
     Overdue,
     ProductionSummary,
     Quarantined,
@@ -86,7 +87,7 @@ class Overview:
     embedded_database: bool
     on_site: list[Place]
     centres: list[Place]
-    nights: list[Night]
+    nights: list[Summary]
     n_nights: int
     storages: list[StorageUse]
     links: list[Link]
@@ -102,10 +103,10 @@ class Overview:
 def look(ctx: Context) -> Overview:
     """The facts of now."""
     late = rules.late(ctx)
+    nights = night_step.find(ctx)
     with ctx.db.transaction() as conn:
         at = db.now(conn)
         totals = reports.totals(conn)
-        nights = reports.nights(conn)
         storages = reports.storage_use(conn)
         links = reports.traffic(conn)
         productions = reports.productions(conn)
@@ -143,7 +144,7 @@ def look(ctx: Context) -> Overview:
 # --- decisions -----------------------------------------------------------------------------------------------------
 def judge(
     totals: Totals,
-    nights: Sequence[Night],
+    nights: Sequence[Summary],
     transformations: Sequence[TransformationSummary],
     policies: Sequence[Policy],
     storages: Sequence[StorageElement],
@@ -178,7 +179,7 @@ def _failed_work(failed: Sequence[TransformationSummary]) -> list[str]:
 
 
 def _stuck_copies(
-    totals: Totals, nights: Sequence[Night], policies: Sequence[Policy], storages: Sequence[StorageElement]
+    totals: Totals, nights: Sequence[Summary], policies: Sequence[Policy], storages: Sequence[StorageElement]
 ) -> list[str]:
     told: list[str] = []
     if totals.transfers_failed:
@@ -186,7 +187,7 @@ def _stuck_copies(
         told.append(f"{count(totals.transfers_failed, 'transfer')} {were} given up")
     if totals.unsettled:  # files that a policy cannot be fulfilled for stay unsettled
         told += [blocked for policy in policies if (blocked := _blocked(policy, storages))]
-    owed = sum(night.files - night.preserved for night in nights)
+    owed = sum(night.files - night.removed - night.preserved for night in nights)
     if owed and not (totals.unsettled or totals.transfers_waiting or totals.transfers_running):
         have, them = ("has", "it") if owed == 1 else ("have", "them")
         told.append(f"{count(owed, 'file')} {have} too few copies, and none of {them} is under way")
