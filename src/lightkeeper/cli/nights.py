@@ -55,6 +55,8 @@ def tell(report: dict[str, Any], refused: list[dict[str, Any]]) -> None:
     out.print(f"  freed      {of['freed']}")
     for sentence in report["lacks"]:
         out.print(f"  [yellow]lacks:[/] {cell('', sentence)}")
+    for sentence in report["alarms"]:
+        out.print(f"  [yellow]quality:[/] {cell('', sentence)}", soft_wrap=True)
     for gap in report["gaps"][:10]:
         out.print(f"  [yellow]gap:[/] block {cell('', gap['block']) or '-'}: {cell('', gap['what'])}", soft_wrap=True)
     for one in refused:

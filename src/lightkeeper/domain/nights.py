@@ -101,7 +101,8 @@ class Receipt:
 @dataclass(frozen=True, slots=True)
 class Report:
     """Everything there is to say of a night. `expected` is that of a list, or what the observation blocks let expect;
-    `open` deliveries are being verified; `lacks`: why it is not complete, in words."""
+    `open` deliveries are being verified; `lacks`: why it is not complete, `alarms`: quality figures out of range, both
+    in words."""
 
     summary: Summary
     expected: int
@@ -114,6 +115,7 @@ class Report:
     gaps: list[Gap]
     receipts: list[Receipt]
     lacks: list[str] = field(default_factory=list[str])
+    alarms: list[str] = field(default_factory=list[str])
 
 
 def gaps(streams: Iterable[Stream]) -> list[Gap]:
@@ -194,6 +196,7 @@ def receipt_head(report: Report, *, revision: int, made: datetime, closed_by: st
         *(f"division {printable(p.name) or '-'}: {_amount(p.files, p.bytes)}" for p in report.divisions),
         *(f"level {p.level}: {_amount(p.files, p.bytes)}, reduction {p.reduction:.3g}" for p in report.products),
         *(f"lacks: {sentence}" for sentence in report.lacks),
+        *(f"quality: {printable(sentence)}" for sentence in report.alarms),
         *(f"gap: block {printable(gap.block) or '-'}: {printable(gap.what)}" for gap in report.gaps),
     ]
     return [f"# {line}" for line in lines]

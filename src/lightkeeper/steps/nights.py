@@ -22,6 +22,7 @@ from lightkeeper.domain.errors import Conflict, Invalid, LightkeeperError, NotFo
 from lightkeeper.domain.names import printable
 from lightkeeper.domain.nights import RAW, Product, Receipt, Report, Summary
 from lightkeeper.domain.states import Night
+from lightkeeper.steps import quality
 from lightkeeper.store import db, nights
 from lightkeeper.store.db import Connection
 from lightkeeper.store.nights import Expected, Refused
@@ -151,6 +152,7 @@ def _report(ctx: Context, conn: Connection, night: str) -> Report:
         gaps=gaps[:LISTED],
         receipts=nights.receipts(conn, night),
         lacks=decide.lacks(summary, missing, open_),
+        alarms=[alarm.told for alarm in quality.alarms_in(conn) if alarm.value.night == night],
     )
 
 

@@ -69,16 +69,21 @@ def show(ctx: Context, name: str) -> Figure:
 def alarms(ctx: Context) -> list[Alarm]:
     """What is out of range in nights that are open, the latest night first."""
     with ctx.db.transaction() as conn:
-        figures = {known.figure.name: known.figure for known in quality.figures(conn)}
-        found = [
-            (figures[o.figure], NightValue(o.night, o.element, o.files, o.mean, o.least, o.most, o.below, o.above))
-            for o in quality.out_of_range(conn)
-            if o.figure in figures
-        ]
-        for figure in figures.values():
-            if figure.reduction_to is not None:
-                values = _trend(conn, figure, NIGHTS)
-                found += [(figure, v) for v in reversed(values) if v.out_of_range and quality.is_open(conn, v.night)]
+        return alarms_in(conn)
+
+
+def alarms_in(conn: Connection) -> list[Alarm]:
+    """The same, in a transaction."""
+    figures = {known.figure.name: known.figure for known in quality.figures(conn)}
+    found = [
+        (figures[o.figure], NightValue(o.night, o.element, o.files, o.mean, o.least, o.most, o.below, o.above))
+        for o in quality.out_of_range(conn)
+        if o.figure in figures
+    ]
+    for figure in figures.values():
+        if figure.reduction_to is not None:
+            values = _trend(conn, figure, NIGHTS)
+            found += [(figure, v) for v in reversed(values) if v.out_of_range and quality.is_open(conn, v.night)]
     return [Alarm(figure.name, figure.unit, figure.low, figure.high, value) for figure, value in found]
 
 
