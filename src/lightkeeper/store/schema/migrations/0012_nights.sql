@@ -125,53 +125,58 @@ CREATE FUNCTION night_facts(sets bigint[])
                    max(name) FILTER (WHERE role = 'member') AS member,
                    max(name) FILTER (WHERE role = 'members') AS members
               FROM night_key),
-        f AS (
-            SELECT s.set_id, f.file_id, f.size, f.created, s.state = 'Removed' AS removed, s.meta ->> k.night AS night,
-                   CASE jsonb_typeof(s.meta -> k.level) WHEN 'number'
-                        THEN greatest(least((s.meta -> k.level)::numeric, 100), -100)::int END AS level,
-                   coalesce(s.meta ->> k.division, f.extra ->> k.division, '') AS division,
-                   coalesce(s.meta ->> k.block, f.extra ->> k.block, '') AS block,
-                   coalesce(s.meta ->> k.element, f.extra ->> k.element, '') AS element,
-                   coalesce(s.meta ->> k.stream, f.extra ->> k.stream, '') AS stream,
+        w AS (
+            SELECT s.set_id, s.meta, s.state = 'Removed' AS removed, p.*
+              FROM meta_set s
+             CROSS JOIN LATERAL (
+                   SELECT count(*) > 0 AS owed,
+                          coalesce(max(copies) FILTER (WHERE media = 'disk' AND withdrawn IS NULL), 0) AS disk,
+                          coalesce(max(copies) FILTER (WHERE media = 'tape' AND withdrawn IS NULL), 0) AS tape,
+                          coalesce(bool_or(free_on_site AND withdrawn IS NULL), false) AS frees
+                     FROM set_policy m JOIN policy USING (policy_id)
+                    WHERE m.set_id = s.set_id AND file_query IS NULL AND scopes IS NULL) p
+             WHERE s.set_id = ANY(sets)),
+        e AS (
+            SELECT w.set_id, f.size, f.created, w.removed, w.meta ->> k.night AS night,
+                   CASE jsonb_typeof(w.meta -> k.level) WHEN 'number'
+                        THEN greatest(least((w.meta -> k.level)::numeric, 100), -100)::int END AS level,
+                   coalesce(w.meta ->> k.division, f.extra ->> k.division, '') AS division,
+                   coalesce(w.meta ->> k.block, f.extra ->> k.block, '') AS block,
+                   coalesce(w.meta ->> k.element, f.extra ->> k.element, '') AS element,
+                   coalesce(w.meta ->> k.stream, f.extra ->> k.stream, '') AS stream,
                    CASE jsonb_typeof(f.extra -> k.chunk) WHEN 'number'
                         THEN greatest(least((f.extra -> k.chunk)::numeric, 1e12), -1)::bigint END AS chunk,
                    f.extra ->> k.member AS member,
-                   CASE jsonb_typeof(f.extra -> k.members) WHEN 'array' THEN f.extra -> k.members END AS members
+                   CASE jsonb_typeof(f.extra -> k.members) WHEN 'array' THEN f.extra -> k.members END AS members,
+                   c.on_site, w.frees OR o.frees AS frees,
+                   NOT w.removed AND (w.owed OR o.owed)
+                   AND c.disk >= greatest(w.disk, o.disk) AND c.tape >= greatest(w.tape, o.tape) AS preserved
               FROM k
-              JOIN meta_set s ON s.meta ? k.night
-              JOIN file f ON f.set_id = s.set_id
-             WHERE s.set_id = ANY(sets)),
-        c AS (
-            SELECT f.file_id, bool_or(p.kind = 'observatory' AND r.state <> 'Lost') AS on_site,
-                   count(DISTINCT p.site_id) FILTER (
-                       WHERE w.media = 'disk' AND p.kind = 'data centre' AND w.enabled
-                         AND r.state = 'Available' AND r.verified_at >= r.written_at) AS disk,
-                   count(DISTINCT p.site_id) FILTER (
-                       WHERE w.media = 'tape' AND p.kind = 'data centre' AND w.enabled
-                         AND r.state = 'Available' AND r.verified_at >= r.written_at) AS tape
-              FROM f
-              JOIN replica r USING (file_id)
-              JOIN storage w USING (storage_id)
-              JOIN site p USING (site_id)
-             GROUP BY f.file_id),
-        o AS (
-            SELECT o.file_id,
-                   coalesce(max(p.copies) FILTER (WHERE p.media = 'disk' AND p.withdrawn IS NULL), 0) AS disk,
-                   coalesce(max(p.copies) FILTER (WHERE p.media = 'tape' AND p.withdrawn IS NULL), 0) AS tape,
-                   bool_or(p.free_on_site AND p.withdrawn IS NULL) AS frees
-              FROM file_owed o
-              JOIN policy p USING (policy_id)
-             WHERE o.set_id = ANY(sets)
-             GROUP BY o.file_id),
+              JOIN w ON w.meta ? k.night
+              JOIN file f ON f.set_id = w.set_id
+             CROSS JOIN LATERAL (
+                   SELECT coalesce(bool_or(p.kind = 'observatory' AND r.state <> 'Lost'), false) AS on_site,
+                          count(DISTINCT p.site_id) FILTER (
+                              WHERE s.media = 'disk' AND p.kind = 'data centre' AND s.enabled
+                                AND r.state = 'Available' AND r.verified_at >= r.written_at) AS disk,
+                          count(DISTINCT p.site_id) FILTER (
+                              WHERE s.media = 'tape' AND p.kind = 'data centre' AND s.enabled
+                                AND r.state = 'Available' AND r.verified_at >= r.written_at) AS tape
+                     FROM replica r
+                     JOIN storage s USING (storage_id)
+                     JOIN site p USING (site_id)
+                    WHERE r.file_id = f.file_id) c
+             CROSS JOIN LATERAL (
+                   SELECT count(*) > 0 AS owed,
+                          coalesce(max(p.copies) FILTER (WHERE p.media = 'disk' AND p.withdrawn IS NULL), 0) AS disk,
+                          coalesce(max(p.copies) FILTER (WHERE p.media = 'tape' AND p.withdrawn IS NULL), 0) AS tape,
+                          coalesce(bool_or(p.free_on_site AND p.withdrawn IS NULL), false) AS frees
+                     FROM file_owed w JOIN policy p USING (policy_id)
+                    WHERE w.file_id = f.file_id) o),
         m AS (
-            SELECT f.set_id, f.element, f.stream, array_agg(DISTINCT x.member ORDER BY x.member) AS members
-              FROM f CROSS JOIN LATERAL jsonb_array_elements_text(f.members) AS x (member)
-             GROUP BY 1, 2, 3),
-        e AS (
-            SELECT f.*, coalesce(c.on_site, false) AS on_site, coalesce(o.frees, false) AS frees,
-                   NOT f.removed AND o.file_id IS NOT NULL
-                   AND coalesce(c.disk, 0) >= o.disk AND coalesce(c.tape, 0) >= o.tape AS preserved
-              FROM f LEFT JOIN c USING (file_id) LEFT JOIN o USING (file_id))
+            SELECT set_id, element, stream, array_agg(DISTINCT x.member ORDER BY x.member) AS members
+              FROM e CROSS JOIN LATERAL jsonb_array_elements_text(e.members) AS x (member)
+             GROUP BY 1, 2, 3)
         SELECT e.set_id, min(e.night), min(e.level), min(e.division), min(e.block), e.element, e.stream,
                count(*), sum(size)::bigint,
                count(*) FILTER (WHERE removed), coalesce(sum(size) FILTER (WHERE removed), 0)::bigint,
