@@ -219,8 +219,11 @@ def night_of(moment: datetime, site: str) -> date:
 
 def night_of_path(path: str) -> str:
     """The observing night of the date folders that a file lies in, whatever else is wrong with its path; or empty."""
-    parts = path.split("/")[-4:-1]
-    night = _night(*parts, []) if len(parts) == 3 else None
+    parts = path.split("/")
+    if len(parts) < 4:
+        return ""
+    year, month, day = parts[-4:-1]
+    night = _night(year, month, day, [])
     return night.isoformat() if night else ""
 
 
