@@ -63,6 +63,22 @@ class Client:
         """Everything that has been done, in one object."""
         return self._get("summary")
 
+    def heal(self, *, dry_run: bool = False) -> dict[str, Any]:
+        """What a round of the keeper did now; with `dry_run` what it would do, and why."""
+        return self._get("heal") if dry_run else self._post("heal", {})
+
+    def decisions(self) -> list[dict[str, Any]]:
+        """What a person must decide now."""
+        return self._get("decisions")
+
+    def messages(self, limit: int = 100) -> list[dict[str, Any]]:
+        """Messages to people, those that are still to be sent first."""
+        return self._get("messages", limit=limit)
+
+    def why_waiting(self, subject: str) -> dict[str, Any]:
+        """What a file, a transformation, `task N` or `job N` waits for, and what happens next."""
+        return self._get("why", subject=subject)
+
     def healed(self) -> list[dict[str, Any]]:
         """What was remedied without a person."""
         return self._get("healed")

@@ -22,6 +22,7 @@ from lightkeeper.api import (
     deletions,
     files,
     find,
+    keeper,
     nights,
     pilots,
     productions,
@@ -189,6 +190,7 @@ def make_api(ctx: Context, token: str) -> FastAPI:
     app.include_router(files.make_router(ctx, operator))
     app.include_router(content.make_router(ctx, operator))
     app.include_router(audits.make_router(ctx, operator))
+    app.include_router(keeper.make_router(ctx, operator))
     app.include_router(pilots.make_router(ctx))
     web.add_pages(app, ctx)
     return app

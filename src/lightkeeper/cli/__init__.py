@@ -19,6 +19,7 @@ from lightkeeper.cli import (
     demo,
     files,
     instance,
+    keeper,
     metadata,
     nights,
     operations,
@@ -77,6 +78,7 @@ deletions.add_to(app)
 operations.add_to(app, datasets.dataset)
 productions.add_to(app)
 work.add_to(app)
+keeper.add_to(app)
 for plug_in in entry_points(group="lightkeeper.commands"):
     plug_in.load()(app)  # what an observatory adds: a function like the add_to above
 

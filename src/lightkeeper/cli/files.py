@@ -82,16 +82,46 @@ def refused(as_json: AsJson = False) -> None:
 
 
 def why(
-    lfn: Annotated[str, typer.Argument(metavar="FILE", help="Name of a file in the catalogue.")],
+    subject: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SUBJECT", help="A file (/…), a transformation (its number or name), 'task 12', or 'job 12'."
+        ),
+    ],
     as_json: AsJson = False,
 ) -> None:
-    """Tell a file's story: its copies, what it waits for, and how it was made, back to the raw files."""
+    """Say what a file, a transformation or a task waits for, and what will happen next.
+
+    Of a file it tells the whole story: its copies, and how it was made, back to the raw files.
+    """
     with client() as api:
-        story = api.why(lfn)
+        if len(subject) == 1 and subject[0].startswith("/"):
+            story = api.why(subject[0])
+            if as_json:
+                show(story, as_json=True)
+                return
+            tell(story)
+            answer = api.why_waiting(subject[0])
+            for one in answer["because"]:
+                _answer(one)
+            return
+        answer = api.why_waiting(" ".join(subject))
     if as_json:
-        show(story, as_json=True)
+        show(answer, as_json=True)
     else:
-        tell(story)
+        _answer(answer)
+
+
+def _answer(one: dict[str, Any], indent: str = "") -> None:
+    """One sentence about what it waits for, one about what happens next, and what a person can do."""
+    mark = "[bold yellow]a person is needed:[/] " if one["person"] else ""
+    waits = one["waits_for"] or "nothing"
+    line = f"{indent}[bold]{one['kind']} {one['id']}[/] {escape(one['name'])} waits: {mark}{escape(waits)}"
+    out.print(f"{line}; next: {escape(one['next'])}", soft_wrap=True)
+    for choice in one["choices"]:
+        out.print(f"{indent}  {escape(choice)}", soft_wrap=True)
+    for deeper in one["because"]:
+        _answer(deeper, indent + "  ")
 
 
 def tell(story: dict[str, Any]) -> None:

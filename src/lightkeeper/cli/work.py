@@ -1,5 +1,6 @@
 """lightkeeper transformation, job."""
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -7,7 +8,7 @@ from rich.table import Table
 
 from lightkeeper.cli.home import client
 from lightkeeper.cli.output import AsJson, cell, out, show
-from lightkeeper.domain.report import COLUMNS, RowKind
+from lightkeeper.domain.report import COLUMNS, ReportRow, RowKind, as_html, as_text
 
 transformation = typer.Typer(help="Transformations: work on every file that matches.", no_args_is_help=True)
 job = typer.Typer(help="Jobs: attempts of tasks.", no_args_is_help=True)
@@ -44,6 +45,8 @@ def retry(
 @transformation.command("report")
 def report(
     transformation_id: Annotated[int, typer.Argument(metavar="ID", help="Number of the transformation.")],
+    text: Annotated[bool, typer.Option("--text", help="As plain text, as in mails.")] = False,
+    html: Annotated[bool, typer.Option("--html", help="As an HTML table, as in mails.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the report of a transformation: its tasks by how their latest job stands."""
@@ -51,6 +54,10 @@ def report(
         found = api.transformation_report(transformation_id)
     if as_json:
         show(found, as_json=True)
+        return
+    if text or html:
+        rows = [ReportRow(**row | {"kind": RowKind(row["kind"])}) for row in found["rows"]]
+        sys.stdout.write((as_html if html else as_text)(transformation_id, rows))
         return
     out.print(report_table(found))
     for move in found["history"]:
@@ -65,25 +72,9 @@ def report_table(found: dict[str, Any]) -> Table:
         table.add_column(column, justify="right" if column == "Total" else "left")
     for row in found["rows"]:
         cells = [row[key] for key in ("status", "minor_status", "application_status", "site", "total")]
-        table.add_row(*cells, style=_style(row), end_section=row["kind"] == RowKind.STATUS_TOTAL)
+        style = ReportRow(**row | {"kind": RowKind(row["kind"])}).style.replace("orange", "orange3")
+        table.add_row(*cells, style=style or None, end_section=row["kind"] == RowKind.STATUS_TOTAL)
     return table
-
-
-def _style(row: dict[str, Any]) -> str | None:
-    if row["kind"] == RowKind.GROUP:
-        return None
-    if row["kind"] == RowKind.MINOR_TOTAL:
-        return "bold yellow"
-    if row["kind"] == RowKind.TOTAL:
-        return "bold"
-    status = row["status"].removeprefix("Total: ")
-    return (
-        "bold green"
-        if status in ("Done", "Completed")
-        else "bold red"
-        if status in ("Failed", "Killed")
-        else "bold orange3"
-    )
 
 
 @job.command("list")

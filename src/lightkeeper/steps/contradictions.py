@@ -51,6 +51,20 @@ def sweep(ctx: Context) -> int:
     return repaired
 
 
+def sweep_all(ctx: Context) -> None:
+    """Go over all tasks now, and over what is small."""
+    with ctx.db.transaction() as conn:
+        healing.put_swept(conn, 0)
+    while True:
+        with ctx.db.transaction() as conn:
+            first, last = healing.sweep(conn, healing.swept(conn), SLICE)
+            healing.put_swept(conn, last)
+            if not last:
+                _repair_side_rows(ctx, conn)
+                return
+            _slice(ctx, conn, first, last)
+
+
 def look(ctx: Context) -> list[Found]:
     """Every contradiction there is now; nothing is done about it."""
     found: list[Found] = []

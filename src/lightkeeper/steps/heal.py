@@ -18,6 +18,8 @@ from lightkeeper.context import Context
 from lightkeeper.domain.errors import LightkeeperError
 from lightkeeper.domain.healing import Decision, Remedy, TransformationFacts, decide
 from lightkeeper.domain.states import Job, Pilot, Production, Transfer, Transformation
+from lightkeeper.steps import contradictions
+from lightkeeper.steps.contradictions import Found
 from lightkeeper.steps.run import JOBS
 from lightkeeper.steps.transfer import ARRIVALS
 from lightkeeper.store import db, healing, recovery, stage, topology, transfers, transitions, triggers, work
@@ -76,6 +78,28 @@ def look(ctx: Context, *, dry_run: bool = False) -> list[Looked]:
     with ctx.db.transaction() as conn:
         _note(conn, looked, broken)
     return [done.get(one.of.transformation_id, one) for one in looked]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round of the keeper did, or would do: transformations that do not simply wait, contradictions, and how
+    much was taken back from whoever is gone."""
+
+    transformations: list[Looked]
+    contradictions: list[Found]
+    taken_back: int = 0
+
+
+def round_now(ctx: Context, *, dry_run: bool = False) -> Round:
+    """Look at everything once, now; with `dry_run` only say what would be done, and why."""
+    found = contradictions.look(ctx)
+    if dry_run:
+        return Round(look(ctx, dry_run=True), found)
+    taken_back = release_abandoned(ctx)
+    contradictions.sweep_all(ctx)
+    looked = look(ctx)
+    _end_productions(ctx)
+    return Round(looked, found, taken_back)
 
 
 def _make_whole_groups(ctx: Context) -> None:

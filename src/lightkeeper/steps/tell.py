@@ -126,7 +126,7 @@ def _put(conn: Connection, keeper: Keeper, news: News) -> None:
 
 # --- sending ---------------------------------------------------------------------------------------------------------
 def send(ctx: Context) -> int:
-    """Send the first message that is due; return whether there was one that could be sent."""
+    """Send the first message that is due; return whether there was one."""
     with ctx.db.transaction() as conn:
         keeper = healing.keeper(conn)
         message = messages.claim(conn, LEASE)
@@ -144,7 +144,6 @@ def send(ctx: Context) -> int:
         with ctx.db.transaction() as conn:
             messages.not_sent(conn, message, error.message, wait)
         ctx.log.warning("message not sent", message=message.message_id, to=shown(message.address), why=error.message)
-        return 0
     else:
         with ctx.db.transaction() as conn:
             messages.sent(conn, message)

@@ -74,7 +74,7 @@ class PlainProductions:
                 PlannedStep(
                     number=number,
                     name="Concatenate",
-                    type="Merging",
+                    type=step.get("type", "Merging"),
                     job_type="Concatenate",
                     query=step.get("query", {}),
                     dataset=step.get("dataset"),
