@@ -302,6 +302,7 @@ def test_every_page_can_be_reached_from_the_index():
 
 
 # --- the reference ---------------------------------------------------------------------------------------------
+@pytest.mark.feature("S4-034")
 def test_the_generated_pages_are_up_to_date():
     old = [page.name for page, text in make_reference.pages() if page.read_text() != text]
     assert old == [], "run: python docs/make_reference.py"

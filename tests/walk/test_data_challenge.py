@@ -1,12 +1,17 @@
 """A data challenge in small: two observatories, four data centres, many observations, and what must be true at the end.
 
 Ten terabytes a day are four hundred files here, and a link of gigabits carries a file now and then; the steps are those
-that carry the real ones.
+that carry the real ones. LIGHTKEEPER_TEST_SCALE makes the last of them so many times as large.
 """
 
+import os
 from collections import Counter
+from dataclasses import dataclass
+from datetime import time
 
 import pytest
+from ruamel.yaml import YAML
+from tests.chaos.clock import pass_time
 from tests.conftest import TOPOLOGY, World
 
 from lightkeeper.adapters.storage_posix import PosixStorage
@@ -19,6 +24,15 @@ from lightkeeper.store import topology as places
 
 OBSERVATIONS, FILES_EACH = 40, 10
 CENTRES = ("North", "East", "South", "West")
+SCALE = int(os.environ.get("LIGHTKEEPER_TEST_SCALE", "1"))
+TICKS = 5
+"""In so many portions the files of a phase come."""
+PHASES = """
+- {name: many small, begin: "07:30", end: "10:00", files: 60, bytes: 1_000}
+- {name: another storage, begin: "11:00", end: "20:00", files: 60, bytes: 10_000, without: north}
+- {name: few large, begin: "20:00", end: "04:00", files: 20, bytes: 2_000_000}
+"""
+"""A day of a challenge, with a thousandth of the bytes of each file."""
 
 
 @pytest.fixture
@@ -126,6 +140,46 @@ def test_datasets_of_five_and_of_two_hundred_files_come_in_side_by_side(world: W
     )
     assert sizes == [5] * 10 + [200]
     assert world.value("SELECT count(*) FROM (SELECT FROM verified_copy GROUP BY file_id HAVING count(*) = 2)") == 250
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Files that come evenly between two times of the day; `without`: a storage that is switched off meanwhile."""
+
+    name: str
+    begin: str
+    end: str
+    files: int
+    bytes: int
+    without: str = ""
+
+    @property
+    def minutes(self) -> int:
+        """How long it lasts."""
+        begin, end = (time.fromisoformat(text) for text in (self.begin, self.end))
+        return (60 * (end.hour - begin.hour) + end.minute - begin.minute) % (24 * 60)
+
+
+@pytest.mark.feature("S4-008", "S4-011", "S4-020", "S4-024")
+def test_a_day_in_three_phases_by_its_timetable_leaves_no_backlog_and_loses_no_file(world: World):
+    phases = [Phase(**phase) for phase in YAML(typ="safe", pure=True).load(PHASES)]
+    on = TOPOLOGY.replace("ROOT", str(world.root))
+    delivered = 0
+    for phase in phases:
+        off = f'storages:\n  north: {{site: North, root: "{world.root}/north", enabled: false}}\n'
+        topology.apply(world.ctx, off if phase.without else on)
+        for _ in range(TICKS):
+            for _ in range(phase.files * SCALE // TICKS):
+                delivered += 1
+                world.deliver(f"/test/raw/n{delivered}.plain", content="x" * phase.bytes, kind=phase.name)
+            pass_time(world, minutes=phase.minutes / TICKS)
+            world.ingest()
+            world.settle()
+        left = world.value("SELECT count(*) FROM transfer WHERE state IN ('Waiting', 'Running')")
+        assert left == 0, f"what waits after '{phase.name}' would hold up the next phase"
+        assert world.value("SELECT count(*) FROM verified_copy") == 2 * delivered
+    assert world.value("SELECT count(*) FROM file") == delivered == 140 * SCALE
+    topology.apply(world.ctx, on)
 
 
 def centres_of(world: World, but: str = "") -> dict[int, int]:

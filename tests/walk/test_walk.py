@@ -90,7 +90,7 @@ def test_3_every_delivery_is_registered_or_refused_with_a_reason(night: Night):
     assert not list((night.on_site / "ctao").rglob("*.trigger"))
 
 
-@pytest.mark.feature("S0-026", "S0-028", "S2-003", "S2-023")
+@pytest.mark.feature("S0-026", "S0-028", "S2-003", "S2-023", "S4-036")
 def test_4_each_file_gets_two_verified_copies_and_then_its_place_on_site_is_freed(night: Night):
     assert night.made
     n = len(night.made.good)
