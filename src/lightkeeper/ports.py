@@ -345,6 +345,15 @@ class ProductionReader(Protocol):
         ...
 
 
+class CampaignWriter(Protocol):
+    """Writes the production documents of a campaign."""
+
+    def documents(self, template: str, kind: str) -> Mapping[str, str]:
+        """The documents that a template asks for, by the names of their files; raises Invalid, also for an unknown
+        `kind` of campaign."""
+        ...
+
+
 class JobType(Protocol):
     """How tasks of one type are run: a CWL tool, and what goes into it."""
 
@@ -380,6 +389,10 @@ class Observatory(Protocol):
 
     def product_readers(self) -> Sequence[ProductReader]:
         """Readers in the order they are asked."""
+        ...
+
+    def campaigns(self) -> CampaignWriter:
+        """Writer of production documents."""
         ...
 
     def production_reader(self) -> ProductionReader:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from lightkeeper.domain.catalog import MetaKey
 from lightkeeper.domain.quality import Figure
-from lightkeeper.ports import JobType, ProductionReader, ProductReader
+from lightkeeper.ports import CampaignWriter, JobType, ProductionReader, ProductReader
 
 
 class CTAO:
@@ -37,6 +37,12 @@ class CTAO:
         from lightkeeper_ctao.simtel import SimtelReader
 
         return [Dl0Reader(), SimtelReader(), FitsReader()]
+
+    def campaigns(self) -> CampaignWriter:
+        """Campaigns of ctapipe and evndisp."""
+        from lightkeeper_ctao.campaigns import Campaigns
+
+        return Campaigns()
 
     def production_reader(self) -> ProductionReader:
         """The YAML dialect of productions."""

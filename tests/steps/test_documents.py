@@ -20,7 +20,7 @@ def dataset(name):
 
 
 def read(helper, observatory, document="", sandbox=None, dataset=dataset):
-    return helper.read(observatory, document, sandbox or {}, dataset)
+    return helper.plan(observatory, document, sandbox or {}, dataset)
 
 
 def test_a_reader_can_open_no_file_and_no_connection(helper):
@@ -65,3 +65,9 @@ def test_many_documents_are_read_by_one_helper(helper):
     for n in range(1, 21):
         document = '{"steps": [' + ",".join(['{"group_size": 1}'] * n) + "]}"
         assert len(read(helper, PlainObservatory(), document).steps) == n
+
+
+def test_templates_are_read_there_too(helper):
+    assert "dark" in helper.campaign(PlainObservatory(), "dark", "plain")["all.json"]
+    with pytest.raises(Invalid, match="there is no campaign of kind 'plane'"):
+        helper.campaign(PlainObservatory(), "dark", "plane")

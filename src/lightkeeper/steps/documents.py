@@ -1,4 +1,4 @@
-"""Production documents are read in a process of their own, which can open nothing and cannot grow or go on for ever.
+"""Production documents and templates are read in a process of their own, which can open nothing and not grow for ever.
 
 Before: a person wrote the document.    After: produce.py makes transformations of the plan.
 One helper per program is started when the first document comes; it makes a process for each document, from itself, so
@@ -44,9 +44,12 @@ def read_document(
 ) -> ProductionPlan:
     """The plan of a document as the observatory's reader finds it; raises Invalid. `sandbox`: files beside it by name;
     `dataset` the conditions of a dataset by its name, or NotFound."""
-    if len(document) > MAX_DOCUMENT:
-        raise Invalid(f"the document has {len(document)} characters", hint=f"at most {MAX_DOCUMENT} are read")
-    return _helper.read(observatory, document, sandbox, dataset)
+    return _helper.plan(observatory, document, sandbox, dataset)
+
+
+def read_template(observatory: Observatory, template: str, kind: str) -> Mapping[str, str]:
+    """The documents of a campaign by the names of their files; raises Invalid."""
+    return _helper.campaign(observatory, template, kind)
 
 
 class Helper:
@@ -59,46 +62,47 @@ class Helper:
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
 
-    def read(
+    def plan(
         self, observatory: Observatory, document: str, sandbox: Mapping[str, bytes], dataset: Datasets
     ) -> ProductionPlan:
         """The plan of a document; raises Invalid."""
-        kind = type(observatory)
-        question = {
-            "observatory": [kind.__module__, kind.__qualname__],
-            "document": document,
-            "sandbox": {name: content.decode("latin-1") for name, content in sandbox.items()},
-            "seconds": self._seconds,
-            "memory": self._memory,
-        }
-        with self._lock:
-            return self._ask(question, dataset)
+        files = {name: content.decode("latin-1") for name, content in sandbox.items()}
+        return _plan(self._ask(observatory, document, {"sandbox": files}, dataset)["plan"])
+
+    def campaign(self, observatory: Observatory, template: str, kind: str) -> Mapping[str, str]:
+        """The documents of a template; raises Invalid."""
+        return self._ask(observatory, template, {"kind": kind}, _no_dataset)["documents"]
 
     def end(self) -> None:
         """End the process; the next document starts another."""
         with self._lock:
             self._end()
 
-    def _ask(self, question: Mapping[str, Any], dataset: Datasets) -> ProductionPlan:
+    def _ask(
+        self, observatory: Observatory, text: str, question: Mapping[str, Any], dataset: Datasets
+    ) -> Mapping[str, Any]:
         """Have the question answered; a helper that does not is ended."""
-        deadline = time.monotonic() + self._seconds
-        process = self._started()
-        try:
-            self._send(process, question)
-            while True:
-                answer = self._receive(process, deadline)
-                if "dataset" not in answer:
-                    break
-                self._send(process, _told(lambda name=answer["dataset"]: {"query": dict(dataset(name))}))
-        except (OSError, ValueError) as error:
-            self._end()
-            raise Invalid(
-                f"the document could not be read within {self._seconds} seconds and {self._memory >> 20} MB",
-                hint="it is nested, repeated or long beyond what a production needs",
-            ) from error
+        if len(text) > MAX_DOCUMENT:
+            raise Invalid(f"the document has {len(text)} characters", hint=f"at most {MAX_DOCUMENT} are read")
+        kind = type(observatory)
+        limits = {"seconds": self._seconds, "memory": self._memory}
+        asked = {**question, **limits, "observatory": [kind.__module__, kind.__qualname__], "text": text}
+        with self._lock:
+            deadline = time.monotonic() + self._seconds
+            process = self._started()
+            try:
+                self._send(process, asked)
+                while "dataset" in (answer := self._receive(process, deadline)):
+                    self._send(process, _told(lambda name=answer["dataset"]: {"query": dict(dataset(name))}))
+            except (OSError, ValueError) as error:
+                self._end()
+                raise Invalid(
+                    f"the document could not be read within {self._seconds} seconds and {self._memory >> 20} MB",
+                    hint="it is nested, repeated or long beyond what a production needs",
+                ) from error
         if "error" in answer:
             raise _rebuilt(answer["error"])
-        return _plan(answer["plan"])
+        return answer
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._owner == os.getpid() and self._process.poll() is None:
@@ -131,6 +135,10 @@ class Helper:
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
                     pipe.close()
+
+
+def _no_dataset(name: str) -> Mapping[str, Any]:
+    raise NotFound(f"there is no dataset '{name}' here")
 
 
 _helper = Helper()
@@ -167,11 +175,15 @@ def main() -> None:
 
 
 def _answer(question: Mapping[str, Any]) -> None:
-    reader = _observatory(question).production_reader()
+    observatory = _observatory(question)
+    reader, writer = observatory.production_reader(), observatory.campaigns()
     resource.setrlimit(resource.RLIMIT_AS, (question["memory"], question["memory"]))
     resource.setrlimit(resource.RLIMIT_CPU, (question["seconds"], question["seconds"]))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # what is open stays open; no file, no socket can be opened
+    if "kind" in question:
+        _write(1, _told(lambda: {"documents": dict(writer.documents(question["text"], question["kind"]))}))
+        return
     sandbox: dict[str, str] = question["sandbox"]
 
     def fetch(name: str) -> bytes:
@@ -186,7 +198,7 @@ def _answer(question: Mapping[str, Any]) -> None:
             raise _rebuilt(told["error"])
         return told["query"]
 
-    _write(1, _told(lambda: {"plan": asdict(reader.read(question["document"], sandbox=fetch, dataset=dataset))}))
+    _write(1, _told(lambda: {"plan": asdict(reader.read(question["text"], sandbox=fetch, dataset=dataset))}))
 
 
 def _observatory(question: Mapping[str, Any]) -> Observatory:

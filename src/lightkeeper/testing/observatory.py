@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from lightkeeper.domain.catalog import KeyLevel, KeyRole, KeyType, MetaKey
-from lightkeeper.domain.errors import Invalid, LightkeeperError
+from lightkeeper.domain.errors import Invalid, LightkeeperError, nearest
 from lightkeeper.domain.fixity import fixity_of
 from lightkeeper.domain.names import parse_lfn
 from lightkeeper.domain.provenance import RanActivity
 from lightkeeper.domain.quality import Figure
 from lightkeeper.domain.work import ExpectedOutput, JobOrder, JobRecipe, PlannedStep, ProductionPlan
-from lightkeeper.ports import JobType, Product, ProductionReader, ProductReader
+from lightkeeper.ports import CampaignWriter, JobType, Product, ProductionReader, ProductReader
 
 KEYS = (
     MetaKey("night", KeyType.STRING, role=KeyRole.NIGHT),
@@ -89,6 +89,16 @@ class PlainProductions:
         )
 
 
+class PlainCampaigns:
+    """Writes one document that concatenates the files of the kind which the template names."""
+
+    def documents(self, template: str, kind: str) -> Mapping[str, str]:
+        """`all.json`; raises Invalid."""
+        if kind != "plain":
+            raise Invalid(f"there is no campaign of kind '{kind}'", hint=nearest(kind, ["plain"]))
+        return {"all.json": json.dumps({"steps": [{"query": {"kind": template.strip()}, "group_size": 2}]})}
+
+
 class Concatenate:
     """Concatenates its inputs."""
 
@@ -136,6 +146,10 @@ class PlainObservatory:
     def product_readers(self) -> Sequence[ProductReader]:
         """One."""
         return [PlainReader()]
+
+    def campaigns(self) -> CampaignWriter:
+        """One document for a kind."""
+        return PlainCampaigns()
 
     def production_reader(self) -> ProductionReader:
         """JSON."""
