@@ -36,6 +36,7 @@ def make_context(
         observatories=observatories,
         services={name: movers[name] for name in ("fts",) if name in movers},
         notifiers={name: plug_in(settings) for name, plug_in in sorted(_installed("notifier").items())},
+        groupings=_installed("grouping"),
     )
     try:
         _ = context.product_readers

@@ -701,9 +701,9 @@ class Client:
         """Show a pilot's secret; its orders."""
         return self._post("pilot/hello", {})
 
-    def claim(self) -> dict[str, Any] | None:
-        """The next job, or None."""
-        return self._post("pilot/claim", {})["job"]
+    def claim(self, most: int = 1, holding: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """The next jobs; `holding` are those that the pilot has."""
+        return self._post("pilot/claim", {"most": most, "holding": None if holding is None else list(holding)})["jobs"]
 
     def alive(self, jobs: Mapping[int, str]) -> list[int]:
         """The pilot and its jobs are alive; jobs that it must stop."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from lightkeeper.domain.catalog import StorageElement
-from lightkeeper.domain.errors import Conflict, NotFound
+from lightkeeper.domain.errors import Conflict, NotFound, nearest
+from lightkeeper.domain.grouping import GROUPINGS, Grouping
 from lightkeeper.ports import (
     Executor,
     JobType,
@@ -60,6 +61,7 @@ class Context:
     observatories: tuple[Observatory, ...]
     services: Mapping[str, Callable[[str], Mover]] = field(default_factory=dict[str, Callable[[str], Mover]])
     notifiers: Mapping[str, Notifier] = field(default_factory=dict[str, Notifier])
+    groupings: Mapping[str, Grouping] = field(default_factory=lambda: GROUPINGS)
 
     def mover_to(self, target: StorageElement) -> Mover:
         """What makes copies to a storage: the transfer service that its attribute `fts` names, else the mover."""
@@ -108,6 +110,12 @@ class Context:
     def metadata_keys(self) -> list[MetaKey]:
         """Keys of every observatory."""
         return [key for observatory in self.observatories for key in observatory.metadata_keys()]
+
+    def grouping(self, name: str) -> Grouping:
+        """The way of putting files into tasks that is called `name`."""
+        if name not in self.groupings:
+            raise NotFound(f"the grouping '{name}' is not installed", hint=nearest(name, self.groupings))
+        return self.groupings[name]
 
     def job_type(self, name: str) -> JobType:
         """The job type `name` of any observatory."""

@@ -65,10 +65,10 @@ class Pilot:
         heart.start()
         idle_since = time.monotonic()
         while time.monotonic() - idle_since < self._orders["idle"]:
-            job = self._client.claim()
-            if job is None:
+            jobs = self._client.claim(holding=[])
+            if not jobs:
                 time.sleep(min(1.0, self._orders["heartbeat"]))
-            elif job["job_id"] is not None:
+            for job in jobs:
                 self._do(job)
                 idle_since = time.monotonic()
         self._ending.set()

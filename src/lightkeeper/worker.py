@@ -61,6 +61,7 @@ def duties(ctx: Context, api_url: str) -> list[Duty]:
         Duty("delete", delete.delete, 5, ("intent",), settings.delete_threads),
         Duty("operations", operations.look_after, 5, ("operation",)),
         Duty("tasks", transform.make_tasks, 5, ("input",)),
+        Duty("waiting files", transform.look_again, 60),
         Duty("jobs", transform.submit_jobs, 1, ("task",)),
         Duty("pilots", lambda c: run.keep_pilots(c, api_url), 2, ("job",)),
         Duty("accept", run.accept_reported, 5),

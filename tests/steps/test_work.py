@@ -15,7 +15,7 @@ from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.domain.errors import Conflict, Invalid, Refused, Unavailable
 from lightkeeper.domain.fixity import fixity_of
 from lightkeeper.steps import heal, produce, report, run, transform
-from lightkeeper.store import reports, work
+from lightkeeper.store import jobs, reports
 from lightkeeper.store.reports import TransformationSummary
 
 
@@ -39,19 +39,19 @@ class Hands:
     """A pilot whose work is done by the test."""
 
     world: World
-    pilot: work.PilotRow
+    pilot: jobs.PilotRow
 
     @classmethod
     def at(cls, world: World, site: str, name: str = "hands") -> "Hands":
         secret = f"secret of {name}"
         with world.ctx.db.transaction() as conn:
             (site_id,) = conn.execute("SELECT site_id FROM site WHERE name = %s", (site,)).fetchone() or (0,)
-            pilot_id = work.add_pilot(conn, site_id, name, "none", run._digest(secret))
-            work.pilot_started(conn, pilot_id, name)
+            pilot_id = jobs.add_pilot(conn, site_id, name, "none", run._digest(secret))
+            jobs.pilot_started(conn, pilot_id, name)
         return cls(world, run.greet(world.ctx, secret))
 
     def claim(self) -> dict[str, Any] | None:
-        return run.claim(self.world.ctx, self.pilot)
+        return next(iter(run.claim(self.world.ctx, self.pilot)), None)
 
     def upload(self, job: dict[str, Any]) -> dict[str, Any]:
         """Do the job's work and return the report."""
@@ -421,7 +421,7 @@ def test_leases_and_ages_are_those_of_the_database_clock(world: World):
     job = hands.claim()
     assert job
     with world.ctx.db.transaction() as conn:
-        assert work.silent_jobs(conn, timedelta(seconds=30)) == []
+        assert jobs.silent_jobs(conn, timedelta(seconds=30)) == []
     hands.finish(job)
 
 

@@ -8,7 +8,8 @@ from pydantic import AfterValidator, Field
 from lightkeeper.api.body import Body
 from lightkeeper.context import Context
 from lightkeeper.steps import run
-from lightkeeper.store.work import PilotRow
+from lightkeeper.steps.queue import Queue
+from lightkeeper.store.jobs import PilotRow
 
 
 def _without_nul(text: str) -> str:
@@ -17,7 +18,15 @@ def _without_nul(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_without_nul)]
+Number64 = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+
+
+class Claim(Body):
+    """How many jobs the pilot wants at the most, and which it has; others that it was given are told again."""
+
+    most: int = Field(1, ge=1, le=1000)
+    holding: list[Number64] | None = None
 
 
 class Alive(Body):
@@ -67,6 +76,7 @@ class Failure(Body):
 def make_router(ctx: Context) -> APIRouter:
     """Routes below /api/v1/pilot."""
     router = APIRouter(prefix="/api/v1/pilot")
+    queue = Queue()
 
     def this_pilot(authorization: Annotated[str, Header()] = "") -> PilotRow:
         return run.greet(ctx, authorization.removeprefix("Bearer "))
@@ -85,8 +95,8 @@ def make_router(ctx: Context) -> APIRouter:
         }
 
     @router.post("/claim")
-    def claim(pilot: PilotRow = pilot_from_secret) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        return {"job": run.claim(ctx, pilot)}
+    def claim(body: Claim, pilot: PilotRow = pilot_from_secret) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        return {"jobs": run.claim(ctx, pilot, most=body.most, holding=body.holding, queue=queue)}
 
     @router.post("/alive")
     def alive(body: Alive, pilot: PilotRow = pilot_from_secret) -> dict[str, list[int]]:  # pyright: ignore[reportUnusedFunction]

@@ -81,6 +81,13 @@ _GRID: Final[Mapping[tuple[Task, Job | None], tuple[Repair, Repair, Repair, Repa
     (Task.FAILED, Job.DONE):       (_D, _T, _D, _T),
     (Task.FAILED, Job.FAILED):     (_F, _F, _T, _T),
     (Task.FAILED, Job.KILLED):     (_F, _F, _T, _T),
+    (Task.CANCELLED, None):           (_F, _T, _T, _T),
+    (Task.CANCELLED, Job.WAITING):    (_S, _S, _T, _S),
+    (Task.CANCELLED, Job.RUNNING):    (_S, _S, _T, _S),
+    (Task.CANCELLED, Job.COMPLETING): (_S, _S, _T, _S),
+    (Task.CANCELLED, Job.DONE):       (_T, _T, _T, _T),
+    (Task.CANCELLED, Job.FAILED):     (_F, _F, _T, _T),
+    (Task.CANCELLED, Job.KILLED):     (_F, _F, _T, _T),
 }  # fmt: skip
 
 _JOBS: Final[tuple[Job | None, ...]] = (None, *Job)

@@ -81,22 +81,28 @@ class Production(StrEnum):
 
 
 class Transformation(StrEnum):
-    """Work on every file that matches a query. FLUSH: smaller groups are allowed, because no more input will come."""
+    """Work on every file that matches a query. FLUSH: smaller groups are allowed, because no more input will come.
+    ARCHIVED: left out of lists. CLEANING: its outputs are being removed. DELETED: it is as if it had never been."""
 
     NEW = "New"
     ACTIVE = "Active"
     FLUSH = "Flush"
     STOPPED = "Stopped"
     COMPLETED = "Completed"
+    ARCHIVED = "Archived"
+    CLEANING = "Cleaning"
+    CLEANED = "Cleaned"
+    DELETED = "Deleted"
 
 
 class Task(StrEnum):
-    """Work with fixed inputs. READY waits for its next attempt."""
+    """Work with fixed inputs. READY waits for its next attempt. CANCELLED: its inputs went elsewhere."""
 
     READY = "Ready"
     RUNNING = "Running"
     DONE = "Done"
     FAILED = "Failed"
+    CANCELLED = "Cancelled"
 
 
 class Job(StrEnum):
@@ -245,6 +251,16 @@ MOVES: Final[Mapping[Kind, Mapping[tuple[State, State], str]]] = {
             Transformation.ACTIVE,
             Transformation.COMPLETED,
         ): "heal: no more input will come and every task is Done",
+        (Transformation.NEW, Transformation.DELETED): "operator",
+        (Transformation.STOPPED, Transformation.COMPLETED): "operator: it ends as it is",
+        (Transformation.COMPLETED, Transformation.ACTIVE): "operator: it is given more to do",
+        (Transformation.COMPLETED, Transformation.ARCHIVED): "operator",
+        (Transformation.ARCHIVED, Transformation.COMPLETED): "operator",
+        (Transformation.STOPPED, Transformation.CLEANING): "operator: its outputs are to be removed",
+        (Transformation.COMPLETED, Transformation.CLEANING): "operator: its outputs are to be removed",
+        (Transformation.ARCHIVED, Transformation.CLEANING): "operator: its outputs are to be removed",
+        (Transformation.CLEANING, Transformation.CLEANED): "clean: every output is Removed",
+        (Transformation.CLEANED, Transformation.DELETED): "operator",
     },
     Task: {
         (Task.READY, Task.RUNNING): "run: a pilot claimed its job",
@@ -252,6 +268,8 @@ MOVES: Final[Mapping[Kind, Mapping[tuple[State, State], str]]] = {
         (Task.RUNNING, Task.READY): "run, heal: the attempt failed, another is due",
         (Task.RUNNING, Task.FAILED): "run, heal: the last attempt failed",
         (Task.FAILED, Task.READY): "operator: try again",
+        (Task.READY, Task.CANCELLED): "operator: its inputs go elsewhere, or nobody wants it any more",
+        (Task.FAILED, Task.CANCELLED): "operator: its inputs go elsewhere, or nobody wants it any more",
     },
     Job: {
         (Job.WAITING, Job.RUNNING): "run: claimed by a pilot",
@@ -304,7 +322,7 @@ REST: Final[Mapping[Kind, Mapping[State, timedelta]]] = {
         Replica.BUFFERED: timedelta(days=2),
     },
     Recall: {Recall.ASKED: timedelta(days=2), Recall.RELEASING: timedelta(hours=6)},
-    Transformation: {Transformation.FLUSH: timedelta(minutes=10)},
+    Transformation: {Transformation.FLUSH: timedelta(minutes=10), Transformation.CLEANING: timedelta(days=2)},
     Job: {Job.COMPLETING: timedelta(minutes=10)},
     Pilot: {Pilot.SUBMITTED: timedelta(hours=24)},
 }

@@ -59,6 +59,18 @@ class PlannedStep:
     feeders: tuple[int, ...] = ()
     """Earlier steps that make files which `query` finds as well, though none is the parent: it takes files until they
     are complete."""
+    grouping: str | None = None
+    """Plug-in that puts files into tasks; None: by the values of the keys in `group_by`, or by site without them."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The metadata keys that it is grouped by."""
+        return tuple(key.strip() for key in (self.group_by or "").split(",") if key.strip())
+
+    @property
+    def plug_in(self) -> str:
+        """The plug-in that groups its files."""
+        return self.grouping or ("keys" if self.keys else "site")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +104,8 @@ class JobOrder:
     body: Mapping[str, Any]
     inputs: tuple[JobInput, ...]
     companions: Mapping[str, JobInput] = field(default_factory=dict[str, JobInput])
+    number: int | None = None
+    """Of a task without input, from 1 on in its transformation: runs are numbered with it."""
 
 
 @dataclass(frozen=True, slots=True)

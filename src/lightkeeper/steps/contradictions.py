@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from lightkeeper.context import Context
 from lightkeeper.domain.contradictions import Repair, Verdict, fine, path, table
 from lightkeeper.domain.states import Job, Task
-from lightkeeper.store import db, healing, transfers, transitions, work
+from lightkeeper.store import db, healing, jobs, transfers, transitions
 from lightkeeper.store.db import Connection
 from lightkeeper.store.healing import Concern, Odd
 
@@ -135,10 +135,10 @@ def _concern(one: Odd, verdict: Verdict) -> Concern:
     return Concern(one.task_id, one.type, f"task {one.task_id}: {verdict.why}", look_with)
 
 
-def _give_up_jobs(ctx: Context, conn: Connection, jobs: Sequence[int], why: str) -> None:
-    if jobs:
+def _give_up_jobs(ctx: Context, conn: Connection, job_ids: Sequence[int], why: str) -> None:
+    if job_ids:
         keeper, base = healing.keeper(conn), ctx.settings.retry_after
-        again, _ = work.failed(conn, jobs, Job.RUNNING, "Job silent", why, None, base, keeper)
+        again, _ = jobs.failed(conn, job_ids, Job.RUNNING, "Job silent", why, None, base, keeper)
         transitions.remedied(conn, "task", again, "the task gets another attempt", why)
 
 

@@ -18,11 +18,11 @@ from lightkeeper.context import Context
 from lightkeeper.domain.errors import LightkeeperError
 from lightkeeper.domain.healing import Decision, Remedy, TransformationFacts, decide
 from lightkeeper.domain.states import Job, Pilot, Production, Transfer, Transformation
-from lightkeeper.steps import contradictions
+from lightkeeper.steps import contradictions, transform
 from lightkeeper.steps.contradictions import Found
 from lightkeeper.steps.run import JOBS
 from lightkeeper.steps.transfer import ARRIVALS
-from lightkeeper.store import db, healing, recovery, stage, topology, transfers, transitions, triggers, work
+from lightkeeper.store import db, healing, jobs, recovery, stage, topology, transfers, transitions, triggers, work
 from lightkeeper.store.db import Connection
 from lightkeeper.store.healing import Concern
 
@@ -58,7 +58,7 @@ def look(ctx: Context, *, dry_run: bool = False) -> list[Looked]:
     Each is a transaction of its own, several at once: one that cannot be looked after stops no other, and is told.
     """
     if not dry_run:
-        _make_whole_groups(ctx)  # only what is left can need a flush
+        transform.make_tasks(ctx)  # whole groups first: only what is left can need a flush
     with ctx.db.transaction() as conn:
         keeper = healing.keeper(conn)
         found = healing.facts(conn, [state for state in keeper.states if state is Transformation.ACTIVE])
@@ -100,13 +100,6 @@ def round_now(ctx: Context, *, dry_run: bool = False) -> Round:
     looked = look(ctx)
     _end_productions(ctx)
     return Round(looked, found, taken_back)
-
-
-def _make_whole_groups(ctx: Context) -> None:
-    with ctx.db.transaction() as conn:
-        for transformation_id in work.with_input(conn):
-            work.make_tasks(conn, transformation_id)
-            stage.wish_for_tasks(conn, transformation_id)
 
 
 def _do(ctx: Context, one: Looked) -> tuple[Looked, str]:
@@ -182,7 +175,7 @@ def release_abandoned(ctx: Context) -> int:
 
 def _lost_pilots(ctx: Context) -> int:
     with ctx.db.transaction() as conn:
-        pilots = work.live_pilots(conn)
+        pilots = jobs.live_pilots(conn)
     running: set[str] = set()
     for name in {p.executor for p in pilots} & ctx.executors.keys():
         handles = [p.handle for p in pilots if p.handle and p.executor == name]
@@ -204,29 +197,31 @@ def _lost_pilots(ctx: Context) -> int:
             why = "its process is gone" if pilot.handle not in running else f"silent for {pilot.silent}"
             if not transitions.move(conn, [pilot.pilot_id], pilot.state, Pilot.LOST, why):
                 continue
-            jobs = work.jobs_on_pilots(conn, [pilot.pilot_id])
+            on_it = jobs.jobs_on_pilots(conn, [pilot.pilot_id])
             told = f"pilot {pilot.name} {why}"
-            again, over = _failed(ctx, conn, jobs, "Pilot lost", told)
-            if jobs:
+            again, over = _failed(ctx, conn, on_it, "Pilot lost", told)
+            if on_it:
                 what = f"pilot {pilot.name} was lost; its work goes to another pilot"
                 transitions.remedied(conn, "pilot", [pilot.pilot_id], what, why)
-        ctx.log.warning("pilot lost", pilot=pilot.name, why=why, jobs=jobs, again=again, given_up=over)
+        ctx.log.warning("pilot lost", pilot=pilot.name, why=why, jobs=on_it, again=again, given_up=over)
     return len(lost)
 
 
 def _silent_jobs(ctx: Context) -> int:
     """Jobs whose pilot lives but speaks of them no more."""
     with ctx.db.transaction() as conn:
-        jobs = work.silent_jobs(conn, ctx.settings.pilot_silence * 2)
-        if jobs:
-            again, _ = _failed(ctx, conn, jobs, "Job silent", "its pilot does not mention it")
+        silent = jobs.silent_jobs(conn, ctx.settings.pilot_silence * 2)
+        if silent:
+            again, _ = _failed(ctx, conn, silent, "Job silent", "its pilot does not mention it")
             transitions.remedied(conn, "task", again, "the task gets another attempt", "its job fell silent")
-    return len(jobs)
+    return len(silent)
 
 
-def _failed(ctx: Context, conn: Connection, jobs: Sequence[int], minor: str, told: str) -> tuple[list[int], list[int]]:
+def _failed(
+    ctx: Context, conn: Connection, job_ids: Sequence[int], minor: str, told: str
+) -> tuple[list[int], list[int]]:
     """These Running jobs failed; (tasks to be tried again, tasks that failed)."""
-    return work.failed(conn, jobs, Job.RUNNING, minor, told, None, ctx.settings.retry_after, healing.keeper(conn))
+    return jobs.failed(conn, job_ids, Job.RUNNING, minor, told, None, ctx.settings.retry_after, healing.keeper(conn))
 
 
 def _abandoned_transfers(ctx: Context) -> int:
@@ -246,7 +241,7 @@ def clear_temporaries(ctx: Context) -> int:
         if recovery.forbids_deletion(conn):
             return 0  # an attempt that the catalogue does not know may be at it
         elements = [s for s in topology.storages(conn) if s.deletable]
-        kept = {str(job_id) for job_id in work.live_jobs(conn)} | transfers.live_arrivals(conn)
+        kept = {str(job_id) for job_id in jobs.live_jobs(conn)} | transfers.live_arrivals(conn)
     removed = 0
     for element in elements:
         storage = ctx.storage(element)

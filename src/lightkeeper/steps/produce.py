@@ -33,6 +33,7 @@ def plan(ctx: Context, document: str, sandbox: Mapping[str, bytes]) -> Productio
         vocabulary = topology.vocabulary(conn)
         sites = [site.name for site in topology.sites(conn)]
         for step in plan.steps:
+            ctx.grouping(step.plug_in).check(step.group_size, step.keys)
             _check(conn, step, vocabulary, sites)
     return plan
 

@@ -22,13 +22,15 @@ from lightkeeper.domain.errors import Conflict, Corrupt, LightkeeperError, NotFo
 from lightkeeper.domain.fixity import chunks_of, fixity_of
 from lightkeeper.domain.names import Fixity, Lfn, printable
 from lightkeeper.domain.provenance import RanActivity
+from lightkeeper.domain.sharing import suits
 from lightkeeper.domain.states import Health, Job, Pilot
 from lightkeeper.domain.work import ExpectedOutput, JobInput, JobOrder, JobRecipe
 from lightkeeper.ports import PilotOrder, Storage
 from lightkeeper.steps import suspicion
-from lightkeeper.store import catalog, db, healing, promotion, provenance, stage, topology, transfers, transitions, work
+from lightkeeper.steps.queue import Queue
+from lightkeeper.store import catalog, db, healing, jobs, promotion, provenance, stage, topology, transfers, transitions
+from lightkeeper.store.jobs import ClaimedJob, CompletingJob, PilotRow
 from lightkeeper.store.suspicion import FailedRead
-from lightkeeper.store.work import CompletingJob, PilotRow
 
 JOBS = "/.lightkeeper/jobs"
 LOG_LIMIT = 64 * 1024
@@ -38,7 +40,7 @@ LOG_LIMIT = 64 * 1024
 def greet(ctx: Context, secret: str) -> PilotRow:
     """The pilot that shows this secret; raises Refused when there is none, or it is no longer live."""
     with ctx.db.transaction() as conn:
-        pilot = work.pilot_by_secret(conn, _digest(secret))
+        pilot = jobs.pilot_by_secret(conn, _digest(secret))
         if pilot is None:
             raise Refused("no live pilot has this secret", hint="a pilot that was given up for lost must end")
         if pilot.state is Pilot.SUBMITTED:
@@ -46,36 +48,59 @@ def greet(ctx: Context, secret: str) -> PilotRow:
     return pilot
 
 
-def claim(ctx: Context, pilot: PilotRow) -> dict[str, Any] | None:
-    """The next job for a pilot with everything it needs to run it, or None when nothing waits."""
+def claim(
+    ctx: Context, pilot: PilotRow, *, most: int = 1, holding: Sequence[int] | None = None, queue: Queue | None = None
+) -> list[dict[str, Any]]:
+    """The next jobs for a pilot, each with everything it needs to run it; none when nothing waits for it.
+
+    `holding` are the jobs that the pilot knows it has: others that it was given come first, since the answer that told
+    it of them was lost.
+    """
+    queue = queue or Queue()
     with ctx.db.transaction() as conn:
-        work.alive(conn, pilot.pilot_id, {})
-        job = work.claim_job(conn, pilot.pilot_id, pilot.site_id)
-        if job is None:
-            return None
-        files = catalog.files_by_id(conn, work.inputs_of_task(conn, job.task_id))
-        copies = catalog.replicas_of(conn, [file.file_id for file in files])
-        online = stage.online_copies(conn, [file.file_id for file in files])
+        jobs.alive(conn, pilot.pilot_id, {})
+        begun = jobs.held(conn, pilot.pilot_id, holding) if holding is not None else []
+        if not begun and (taken := queue.take(conn, pilot.offer, most)):
+            begun = jobs.begin(conn, taken, pilot.pilot_id, pilot.site_id)
+        if not begun:
+            return []
+        inputs = jobs.inputs_of_tasks(conn, [job.task_id for job in begun])
+        ids = sorted({file_id for files in inputs.values() for file_id in files})
+        files = {file.file_id: file for file in catalog.files_by_id(conn, ids)}
+        copies = catalog.replicas_of(conn, ids)
+        online = stage.online_copies(conn, ids)
         storages = {s.name: s for s in topology.storages(conn)}
-    try:
-        recipe = _recipe(ctx, job.job_type, job.transformation_id, job.task_id, job.job_id, job.body, files)
-        upload = _upload_to(pilot.site, storages.values())
-    except Unavailable as error:
-        fail(ctx, job.job_id, "Storing output data", error.message, None)
-        return {"job_id": None}
-    except LightkeeperError as error:
-        fail(ctx, job.job_id, "Preparing the job", error.message, None)
-        return {"job_id": None}
-    usable = {c.storage for c in copies if storages[c.storage].site_kind is SiteKind.DATA_CENTRE}
     sources: dict[int, list[StorageElement]] = {}
     for copy in sorted(copies, key=lambda c: (c.site != pilot.site, storages[c.storage].media is Media.TAPE)):
-        if (
-            copy.storage in usable
-            and storages[copy.storage].readable
-            and (copy.file_id, storages[copy.storage].storage_id) in online
-        ):
-            sources.setdefault(copy.file_id, []).append(storages[copy.storage])
-    ctx.log.info("job claimed", job=job.job_id, attempt=job.attempt, pilot=pilot.name, site=pilot.site)
+        storage = storages[copy.storage]
+        usable = storage.site_kind is SiteKind.DATA_CENTRE and storage.readable
+        if usable and (copy.file_id, storage.storage_id) in online:
+            sources.setdefault(copy.file_id, []).append(storage)
+    orders: list[dict[str, Any]] = []
+    for job in begun:
+        own = sorted((files[i] for i in inputs.get(job.task_id, ()) if i in files), key=lambda file: file.lfn)
+        try:
+            recipe = _recipe(ctx, job, own)
+            upload = _upload_to(pilot.site, storages.values())
+        except Unavailable as error:
+            fail(ctx, job.job_id, "Storing output data", error.message, None)
+            continue
+        except LightkeeperError as error:
+            fail(ctx, job.job_id, "Preparing the job", error.message, None)
+            continue
+        orders.append(_order(job, recipe, own, sources, upload))
+    ctx.log.info("jobs claimed", jobs=[job.job_id for job in begun], pilot=pilot.name, site=pilot.site)
+    return orders
+
+
+def _order(
+    job: ClaimedJob,
+    recipe: JobRecipe,
+    files: Sequence[catalog.FileRow],
+    sources: Mapping[int, Sequence[StorageElement]],
+    upload: StorageElement,
+) -> dict[str, Any]:
+    """What a pilot is told of a job."""
     return {
         "job_id": job.job_id,
         "attempt": job.attempt,
@@ -103,7 +128,7 @@ def claim(ctx: Context, pilot: PilotRow) -> dict[str, Any] | None:
 def alive(ctx: Context, pilot: PilotRow, statuses: Mapping[int, str]) -> list[int]:
     """Note that a pilot and its jobs are alive; return the jobs it must stop because they are its no more."""
     with ctx.db.transaction() as conn:
-        return work.alive(conn, pilot.pilot_id, statuses)
+        return jobs.alive(conn, pilot.pilot_id, statuses)
 
 
 def finish(ctx: Context, pilot: PilotRow, job_id: int, report: Mapping[str, Any]) -> None:
@@ -112,9 +137,9 @@ def finish(ctx: Context, pilot: PilotRow, job_id: int, report: Mapping[str, Any]
     `report`: storage, outputs [{name, size, sha256, adler32}], provenance [text], log, bad_replicas as below.
     """
     with ctx.db.transaction() as conn:
-        work.put_log(conn, job_id, _tail(str(report.get("log", ""))))
+        jobs.put_log(conn, job_id, _tail(str(report.get("log", ""))))
         kept = {key: report[key] for key in ("storage", "outputs", "provenance")}
-        if not work.reported(conn, job_id, pilot.pilot_id, kept):
+        if not jobs.reported(conn, job_id, pilot.pilot_id, kept):
             raise Refused(f"job {job_id} is not this pilot's any more")
         _suspect(ctx, conn, job_id, report["bad_replicas"])
     accept(ctx, job_id)
@@ -124,9 +149,9 @@ def report_failure(ctx: Context, pilot: PilotRow, job_id: int, report: Mapping[s
     """A pilot says that a job failed. `report`: minor_status, application_status, exit_code, log, and bad_replicas
     [{lfn, storage, why, silent}]: copies that did not read as the catalogue says, or gave no answer."""
     with ctx.db.transaction() as conn:
-        if job_id not in work.jobs_on_pilots(conn, [pilot.pilot_id]):
+        if job_id not in jobs.jobs_on_pilots(conn, [pilot.pilot_id]):
             raise Refused(f"job {job_id} is not this pilot's any more")
-        work.put_log(conn, job_id, _tail(str(report.get("log", ""))))
+        jobs.put_log(conn, job_id, _tail(str(report.get("log", ""))))
         _suspect(ctx, conn, job_id, report["bad_replicas"])
     fail(ctx, job_id, report["minor_status"], report["application_status"], report.get("exit_code"))
 
@@ -141,7 +166,7 @@ def _suspect(ctx: Context, conn: db.Connection, job_id: int, bad_replicas: Seque
     """Copies of the job's own inputs that its pilot could not read count no more until they are audited."""
     if not bad_replicas:
         return
-    ids = {file.lfn: file.file_id for file in catalog.files_by_id(conn, work.inputs_of_job(conn, job_id))}
+    ids = {file.lfn: file.file_id for file in catalog.files_by_id(conn, jobs.inputs_of_job(conn, job_id))}
     storages = {s.name: s.storage_id for s in topology.storages(conn)}
     for bad in bad_replicas:
         if bad["lfn"] in ids and bad["storage"] in storages:
@@ -154,8 +179,8 @@ def _suspect(ctx: Context, conn: db.Connection, job_id: int, bad_replicas: Seque
 def accept_reported(ctx: Context) -> int:
     """Finish the jobs that were reported while nobody was there to accept them; return how many."""
     with ctx.db.transaction() as conn:
-        jobs = work.completing_jobs(conn, older_than=timedelta(seconds=10))
-    return sum(_is_accepted(ctx, job_id) for job_id in jobs)
+        reported = jobs.completing_jobs(conn, older_than=timedelta(seconds=10))
+    return sum(_is_accepted(ctx, job_id) for job_id in reported)
 
 
 def _is_accepted(ctx: Context, job_id: int) -> bool:
@@ -173,13 +198,13 @@ def accept(ctx: Context, job_id: int) -> bool:
     """Verify, promote and register a reported job's outputs, or fail the job with the reason. False when a storage
     does not answer: it is tried again."""
     with ctx.db.transaction() as conn:
-        job = work.completing_job(conn, job_id)
+        job = jobs.completing_job(conn, job_id)
         if job is None:
             return True
-        files = catalog.files_by_id(conn, work.inputs_of_task(conn, job.task_id))
+        files = catalog.files_by_id(conn, jobs.inputs_of_tasks(conn, [job.task_id]).get(job.task_id, []))
         storages = {s.name: s for s in topology.storages(conn)}
     try:
-        recipe = _recipe(ctx, job.job_type, job.transformation_id, job.task_id, job.job_id, job.body, files)
+        recipe = _recipe(ctx, job, files)
         element = _storage_named(str(job.report["storage"]), storages)
         outputs = _verified(ctx.storage(element), job, recipe.outputs)
         activities = [a for log in job.report["provenance"] for a in ctx.job_type(job.job_type).activities(log)]
@@ -227,7 +252,7 @@ def _register(
     with ctx.db.transaction() as conn:
         names = catalog.name(conn, batch)
     with ctx.db.transaction() as conn:
-        current = work.completing_job(conn, job.job_id)
+        current = jobs.completing_job(conn, job.job_id)
         if current is None:
             return
         promotion.hold_names(conn, [output.lfn for output in recipe.outputs])
@@ -240,7 +265,7 @@ def _register(
             if storage.stat(temporary) is not None:
                 storage.rename(temporary, output.lfn)
         catalog.register(conn, batch, names, made_by, produced_by=job.transformation_id)
-        work.accepted(conn, job)
+        jobs.accepted(conn, job)
     ctx.log.info("job done", job=job.job_id, task=job.task_id, attempt=job.attempt, outputs=len(files))
 
 
@@ -296,7 +321,7 @@ def fail(ctx: Context, job_id: int, minor: str, application: str, exit_code: int
 def _fail_from(ctx: Context, job_id: int, source: Job, minor: str, application: str, exit_code: int | None) -> None:
     with ctx.db.transaction() as conn:
         keeper = healing.keeper(conn)
-        again, over = work.failed(
+        again, over = jobs.failed(
             conn, [job_id], source, minor, application, exit_code, ctx.settings.retry_after, keeper
         )
         why = f"{minor}: {application}" if application else minor
@@ -306,50 +331,44 @@ def _fail_from(ctx: Context, job_id: int, source: Job, minor: str, application: 
 
 # --- pilots ------------------------------------------------------------------------------------------------------
 def keep_pilots(ctx: Context, api_url: str) -> int:
-    """Start pilots at the sites where jobs wait and pilots may run; return how many."""
+    """Start pilots at the sites where jobs wait that they can run; return how many."""
     with ctx.db.transaction() as conn:
-        loads = work.site_loads(conn)
+        sites, lanes = jobs.computing(conn), jobs.lanes(conn)
     started = 0
-    for load in loads:
-        for _ in range(min(load.pilots - load.live, load.waiting)):
-            if not _start_pilot(ctx, load, api_url):
+    for site in sites:
+        waiting = sum(lane.waiting for lane in lanes if suits(lane, site.offer))
+        for _ in range(min(site.pilots - site.live, waiting)):
+            if not _start_pilot(ctx, site, api_url):
                 break  # the executor will refuse the others too; it is asked again in a while
             started += 1
     return started
 
 
-def _start_pilot(ctx: Context, load: work.SiteLoad, api_url: str) -> bool:
+def _start_pilot(ctx: Context, site: jobs.Computing, api_url: str) -> bool:
     """Start a pilot; whether the executor took it. The pilot is in the database before it exists: one whose start was
     not recorded is found and given up."""
-    secret, name = secrets.token_urlsafe(32), f"{load.name}-{secrets.token_hex(4)}"
+    secret, name = secrets.token_urlsafe(32), f"{site.name}-{secrets.token_hex(4)}"
     with ctx.db.transaction() as conn:
-        pilot_id = work.add_pilot(conn, load.site_id, name, load.executor, _digest(secret))
-    order = PilotOrder(name, load.name, api_url, secret, ctx.settings.home / "pilots" / name)
+        pilot_id = jobs.add_pilot(conn, site.site_id, name, site.executor, _digest(secret))
+    order = PilotOrder(name, site.name, api_url, secret, ctx.settings.home / "pilots" / name)
     try:
-        handle = ctx.executors[load.executor].start(order)
+        handle = ctx.executors[site.executor].start(order)
     except LightkeeperError as error:
         with ctx.db.transaction() as conn:
             transitions.move(conn, [pilot_id], Pilot.SUBMITTED, Pilot.LOST, error.message)
-        ctx.log.warning("pilot not started", site=load.name, why=error.message)
+        ctx.log.warning("pilot not started", site=site.name, why=error.message)
         return False
     with ctx.db.transaction() as conn:
-        work.pilot_started(conn, pilot_id, handle)
-    ctx.log.info("pilot started", pilot=name, site=load.name, handle=handle)
+        jobs.pilot_started(conn, pilot_id, handle)
+    ctx.log.info("pilot started", pilot=name, site=site.name, handle=handle)
     return True
 
 
 # --- helpers -----------------------------------------------------------------------------------------------------
-def _recipe(
-    ctx: Context,
-    job_type: str,
-    transformation_id: int,
-    task_id: int,
-    job_id: int,
-    body: Mapping[str, Any],
-    files: Sequence[catalog.FileRow],
-) -> JobRecipe:
+def _recipe(ctx: Context, job: ClaimedJob | CompletingJob, files: Sequence[catalog.FileRow]) -> JobRecipe:
     inputs = tuple(JobInput(file.lfn, file.meta) for file in files)
-    return ctx.job_type(job_type).recipe(JobOrder(transformation_id, task_id, job_id, body, inputs))
+    order = JobOrder(job.transformation_id, job.task_id, job.job_id, job.body, inputs, number=job.number)
+    return ctx.job_type(job.job_type).recipe(order)
 
 
 def _upload_to(site: str, storages: Iterable[StorageElement]) -> StorageElement:

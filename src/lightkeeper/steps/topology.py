@@ -32,6 +32,7 @@ from lightkeeper.store.db import Connection
 from lightkeeper.store.topology import Declared
 
 MAX_DOCUMENT = 1_000_000
+MB = 1_000_000
 MAX_DEPTH = 20
 
 
@@ -43,10 +44,14 @@ class Part(BaseModel):
 
 
 class Computing(Part):
-    """Computing at a site: which executor starts pilots, and how many at most."""
+    """Computing at a site: which executor starts pilots, and how many at most; the `processors` and `memory` ('16 GB')
+    of each, and the `tags` that jobs may ask for. Without `memory` every job fits."""
 
     executor: str = "local"
     pilots: int = Field(1, ge=0, le=100_000)
+    processors: int = Field(1, ge=1, le=10_000)
+    memory: str | int | None = None
+    tags: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,39}$")]] = []
 
 
 class SitePart(Part):
@@ -322,6 +327,13 @@ def _check_tape(ctx: Context, name: str, part: StoragePart) -> None:
         raise Invalid(f"storages.{name}: the driver '{driver}' has no buffer", hint="buffer: is for driver: tape")
 
 
+def _site(part: SitePart) -> dict[str, Any]:
+    said = part.model_dump()
+    if part.computing and part.computing.memory is not None:
+        said["computing"]["memory"] = exact_bytes(parse_bytes(str(part.computing.memory)) // MB * MB)
+    return said
+
+
 def _buffer(part: StoragePart) -> int | None:
     """Bytes that may be staged at once; None: as many as are wanted."""
     return None if part.buffer is None else parse_bytes(str(part.buffer))
@@ -435,7 +447,15 @@ def _differences(conn: Connection, document: Document) -> list[str]:
     """What applying would change, one line each."""
     have: dict[str, dict[str, Any]] = {}
     for site in topology.sites(conn):
-        computing = Computing(executor=site.executor, pilots=site.pilots) if site.executor else None
+        computing = None
+        if site.executor:
+            computing = Computing(
+                executor=site.executor,
+                pilots=site.pilots,
+                processors=site.processors,
+                memory=None if site.memory_mb is None else exact_bytes(site.memory_mb * MB),
+                tags=site.tags,
+            )
         have[f"site {site.name}"] = SitePart(
             kind=site.kind,
             country=site.country,
@@ -484,7 +504,7 @@ def _differences(conn: Connection, document: Document) -> list[str]:
         for k in quality.figures(conn)
         if k.origin == quality.TOPOLOGY
     }
-    want: dict[str, dict[str, Any]] = {f"site {n}": p.model_dump() for n, p in document.sites.items()}
+    want: dict[str, dict[str, Any]] = {f"site {n}": _site(p) for n, p in document.sites.items()}
     if document.keeper is not None:
         want["keeper"] = dict.fromkeys(have["keeper"]) | keeping.options_of(document.keeper)
     want |= {
@@ -605,6 +625,9 @@ def _write(ctx: Context, conn: Connection, document: Document, changes: list[str
             site.longitude,
             computing.executor if computing else None,
             computing.pilots if computing else 0,
+            computing.processors if computing else 1,
+            parse_bytes(str(computing.memory)) // MB if computing and computing.memory is not None else None,
+            computing.tags if computing else [],
         )
     used = _used(conn)
     for name, storage in document.storages.items():

@@ -162,6 +162,11 @@ def register(
     _add_replicas(conn, verified=verified)
     _add_inputs(conn, produced_by)
     _add_counts(conn)
+    if produced_by is not None and result.added:
+        conn.execute(
+            "INSERT INTO transformation_count (transformation_id, outputs) VALUES (%s, %s)",
+            (produced_by, len(result.added)),
+        )
     if result.known:
         changes.came_back(conn, values(conn, "SELECT DISTINCT file_id FROM reg_file WHERE known"))
     notify(conn, "unsettled")

@@ -203,6 +203,8 @@ def _change_inputs(conn: Connection) -> None:
            AND (t.file_query IS NULL OR coalesce(c.new_extra, '{}') @@ t.file_query)
            AND NOT EXISTS (SELECT FROM task_input i
                             WHERE i.file_id = c.file_id AND i.transformation_id = t.transformation_id)
+           AND NOT EXISTS (SELECT FROM input_aside a
+                            WHERE a.file_id = c.file_id AND a.transformation_id = t.transformation_id)
         ON CONFLICT DO NOTHING
     """)
 
@@ -260,6 +262,7 @@ def forget(conn: Connection, file_ids: Sequence[int], why: str) -> int:
     conn.execute("DELETE FROM file_policy p USING changed c WHERE p.file_id = c.file_id")
     conn.execute("DELETE FROM recheck r USING changed c WHERE r.file_id = c.file_id")
     conn.execute("DELETE FROM pending_input p USING changed c WHERE p.file_id = c.file_id")
+    conn.execute("DELETE FROM input_aside a USING changed c WHERE a.file_id = c.file_id")
     conn.execute("DELETE FROM supersession s USING changed c WHERE s.file_id = c.file_id OR s.by_id = c.file_id")
     n = conn.execute("DELETE FROM file f USING changed c WHERE f.file_id = c.file_id").rowcount
     conn.execute("UPDATE changed SET new_set = NULL")

@@ -58,25 +58,19 @@ def facts(
              WHERE state = ANY(%(states)s::transformation_state[])
                AND (%(only)s::int IS NULL OR transformation_id = %(only)s)),
         waiting AS (
-            SELECT transformation_id, count(*) AS n,
-                   count(*) FILTER (WHERE EXISTS (SELECT FROM verified_copy c WHERE c.file_id = p.file_id)) AS ready,
-                   count(*) FILTER (WHERE NOT EXISTS (
+            SELECT transformation_id, count(*) FILTER (WHERE p.stand = 'left') AS ready,
+                   count(*) FILTER (WHERE p.stand = 'no copy' AND NOT EXISTS (
                          SELECT FROM replica r WHERE r.file_id = p.file_id AND r.state <> 'Lost')) AS lost
               FROM looked JOIN pending_input p USING (transformation_id)
-             GROUP BY transformation_id),
-        tasks AS (
-            SELECT transformation_id, count(*) AS n, count(*) FILTER (WHERE task.state = 'Done') AS done,
-                   count(*) FILTER (WHERE task.state = 'Failed') AS failed,
-                   count(*) FILTER (WHERE task.state = 'Running') AS running
-              FROM looked JOIN task USING (transformation_id)
              GROUP BY transformation_id)
         SELECT t.transformation_id, t.name, t.type, t.state, t.open, parent.transformation_id, parent.state,
-               t.group_size, t.flushes, coalesce(w.n, 0), coalesce(w.ready, 0), coalesce(w.lost, 0),
-               coalesce(k.n, 0), coalesce(k.running, 0), coalesce(k.done, 0), coalesce(k.failed, 0)
+               t.group_size, t.flushes, coalesce(c.unused, 0)::bigint, coalesce(w.ready, 0), coalesce(w.lost, 0),
+               coalesce(c.ready + c.running + c.done + c.failed, 0)::bigint, coalesce(c.running, 0)::bigint,
+               coalesce(c.done, 0)::bigint, coalesce(c.failed, 0)::bigint
           FROM looked t
           LEFT JOIN transformation parent ON parent.transformation_id = t.parent_id
           LEFT JOIN waiting w ON w.transformation_id = t.transformation_id
-          LEFT JOIN tasks k ON k.transformation_id = t.transformation_id
+          LEFT JOIN transformation_progress c ON c.transformation_id = t.transformation_id
          ORDER BY t.transformation_id
         """,
         {"states": [str(state) for state in states], "only": only},

@@ -155,7 +155,15 @@ INVARIANTS = (
           FROM transformation t
          WHERE state = 'Completed'
            AND (EXISTS (SELECT FROM pending_input p WHERE p.transformation_id = t.transformation_id)
-             OR EXISTS (SELECT FROM task WHERE task.transformation_id = t.transformation_id AND task.state <> 'Done'))
+             OR EXISTS (SELECT FROM task WHERE task.transformation_id = t.transformation_id
+                                            AND task.state IN ('Ready', 'Running')))
+        UNION ALL
+        SELECT 'file ' || file_id || ' was taken out of transformation ' || transformation_id || ' and is in it'
+          FROM input_aside
+         WHERE EXISTS (SELECT FROM task_input i WHERE (i.file_id, i.transformation_id)
+                                                      = (input_aside.file_id, input_aside.transformation_id))
+            OR EXISTS (SELECT FROM pending_input p WHERE (p.file_id, p.transformation_id)
+                                                         = (input_aside.file_id, input_aside.transformation_id))
         """,
     ),
     Invariant(
@@ -197,6 +205,39 @@ INVARIANTS = (
          WHERE (d.set_query IS NOT NULL OR d.frozen IS NOT NULL)
            AND (coalesce(f.n, 0), coalesce(f.b, 0))
                IS DISTINCT FROM (coalesce(c.n_files, 0), coalesce(c.n_bytes, 0)::numeric)
+        UNION ALL
+        SELECT 'transformation ' || t.transformation_id || ': ' || n.what
+          FROM transformation t
+          LEFT JOIN transformation_progress c USING (transformation_id)
+          LEFT JOIN (SELECT transformation_id, count(*) AS n FROM pending_input GROUP BY 1) p USING (transformation_id)
+          LEFT JOIN (SELECT transformation_id, count(*) FILTER (WHERE state = 'Processed') AS processed,
+                            count(*) FILTER (WHERE state = 'Problematic') AS problematic,
+                            count(*) FILTER (WHERE state = 'Removed') AS removed
+                       FROM input_aside GROUP BY 1) a USING (transformation_id)
+          LEFT JOIN (SELECT task.transformation_id, count(*) FILTER (WHERE state = 'Ready') AS ready,
+                            count(*) FILTER (WHERE state = 'Running') AS running,
+                            count(*) FILTER (WHERE state = 'Done') AS done,
+                            count(*) FILTER (WHERE state = 'Failed') AS failed,
+                            sum(i.n) FILTER (WHERE state IN ('Ready', 'Running')) AS assigned,
+                            sum(i.n) FILTER (WHERE state = 'Done') AS processed,
+                            sum(i.n) FILTER (WHERE state = 'Failed') AS problematic
+                       FROM task
+                       LEFT JOIN (SELECT task_id, count(*) AS n FROM task_input GROUP BY 1) i USING (task_id)
+                      GROUP BY 1) k USING (transformation_id)
+          LEFT JOIN (SELECT transformation_id, count(*) FILTER (WHERE state = 'Waiting') AS queued,
+                            count(*) FILTER (WHERE state = 'Running') AS on_pilots,
+                            count(*) FILTER (WHERE state IN ('Failed', 'Killed')) AS in_vain
+                       FROM job GROUP BY 1) j USING (transformation_id)
+         CROSS JOIN LATERAL (VALUES
+               ('files unused', c.unused, p.n), ('files assigned', c.assigned, k.assigned),
+               ('files processed', c.processed, coalesce(k.processed, 0) + coalesce(a.processed, 0)),
+               ('files problematic', c.problematic, coalesce(k.problematic, 0) + coalesce(a.problematic, 0)),
+               ('files removed', c.removed, a.removed),
+               ('tasks ready', c.ready, k.ready), ('tasks running', c.running, k.running),
+               ('tasks done', c.done, k.done), ('tasks failed', c.failed, k.failed),
+               ('jobs queued', c.queued, j.queued), ('jobs on pilots', c.on_pilots, j.on_pilots),
+               ('jobs in vain', c.in_vain, j.in_vain)) n (what, counted, found)
+         WHERE coalesce(n.counted, 0) <> coalesce(n.found, 0)
         UNION ALL
         SELECT 'transfers from storage ' || coalesce(t.source_id, l.source_id)
                || ' to ' || coalesce(t.target_id, l.target_id)
@@ -286,6 +327,7 @@ INVARIANTS = (
         SELECT 'file ' || f.file_id || ' was made from nothing'
           FROM file f JOIN activity a USING (activity_id)
          WHERE a.job_id IS NOT NULL AND NOT EXISTS (SELECT FROM used u WHERE u.activity_id = a.activity_id)
+           AND EXISTS (SELECT FROM job JOIN task_input USING (task_id) WHERE job.job_id = a.job_id)
         UNION ALL
         SELECT 'activity ' || activity_id || ' used a missing file ' || file_id
           FROM used u WHERE NOT EXISTS (SELECT FROM file f WHERE f.file_id = u.file_id)

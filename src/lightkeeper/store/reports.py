@@ -219,31 +219,15 @@ def transformations(
         """
         SELECT t.transformation_id AS id, p.name AS production, t.step::int, t.name, t.type, t.state AS status,
                t.parent_id AS parent, t.group_size, t.flushes::int,
-               w.n + coalesce(i.n, 0) AS files, w.n AS unused, coalesce(i.assigned, 0) AS assigned,
-               coalesce(i.processed, 0) AS processed, coalesce(i.problematic, 0) AS problematic,
-               k.tasks, k.done, k.failed, j.failed_attempts, j.outputs
+               coalesce(c.unused + c.assigned + c.processed + c.problematic, 0)::bigint AS files,
+               coalesce(c.unused, 0)::bigint AS unused, coalesce(c.assigned, 0)::bigint AS assigned,
+               coalesce(c.processed, 0)::bigint AS processed, coalesce(c.problematic, 0)::bigint AS problematic,
+               coalesce(c.ready + c.running + c.done + c.failed, 0)::bigint AS tasks,
+               coalesce(c.done, 0)::bigint AS done, coalesce(c.failed, 0)::bigint AS failed,
+               coalesce(c.in_vain, 0)::bigint AS failed_attempts, coalesce(c.outputs, 0)::bigint AS outputs
           FROM transformation t
           JOIN production p USING (production_id)
-          CROSS JOIN LATERAL (
-               SELECT count(*) AS n FROM pending_input w WHERE w.transformation_id = t.transformation_id) w
-          CROSS JOIN LATERAL (
-               SELECT count(*) AS n,
-                      count(*) FILTER (WHERE task.state IN ('Ready', 'Running')) AS assigned,
-                      count(*) FILTER (WHERE task.state = 'Done') AS processed,
-                      count(*) FILTER (WHERE task.state = 'Failed') AS problematic
-                 FROM task JOIN task_input USING (task_id)
-                WHERE task.transformation_id = t.transformation_id) i
-          CROSS JOIN LATERAL (
-               SELECT count(*) AS tasks, count(*) FILTER (WHERE task.state = 'Done') AS done,
-                      count(*) FILTER (WHERE task.state = 'Failed') AS failed
-                 FROM task WHERE task.transformation_id = t.transformation_id) k
-          CROSS JOIN LATERAL (
-               SELECT count(*) FILTER (WHERE job.state IN ('Failed', 'Killed')) AS failed_attempts,
-                      (SELECT count(*) FROM file JOIN activity USING (activity_id) JOIN job o USING (job_id)
-                         JOIN task ot ON ot.task_id = o.task_id
-                        WHERE ot.transformation_id = t.transformation_id) AS outputs
-                 FROM task JOIN job USING (task_id)
-                WHERE task.transformation_id = t.transformation_id) j
+          LEFT JOIN transformation_progress c ON c.transformation_id = t.transformation_id
          WHERE (%(production)s::text IS NULL OR p.name = %(production)s)
            AND (%(only)s::int IS NULL OR t.transformation_id = %(only)s)
          ORDER BY t.transformation_id

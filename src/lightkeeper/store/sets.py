@@ -35,7 +35,7 @@ def name_sets(conn: Connection, metas: Sequence[str], state: File) -> list[int]:
         INSERT INTO transformation_set (set_id, transformation_id)
         SELECT s.set_id, t.transformation_id
           FROM new_set s JOIN transformation t ON s.meta @@ t.set_query
-         WHERE s.state = 'Current' AND t.state NOT IN ('New', 'Completed') AND t.dataset_id IS NULL
+         WHERE s.state = 'Current' AND t.state IN ('Active', 'Flush', 'Stopped') AND t.dataset_id IS NULL
         """,
         {"metas": list(metas), "state": str(state)},
     )

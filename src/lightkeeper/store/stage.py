@@ -155,6 +155,8 @@ def wish_for_transfers(conn: Connection, file_ids: Sequence[int]) -> int:
 
 def wish_for_tasks(conn: Connection, transformation_id: int) -> int:
     """Have the inputs of a transformation's tasks staged, as far as they wait and cannot be read; how many."""
+    if not values(conn, "SELECT storage_id FROM tape_storage LIMIT 1"):
+        return 0
     return _wish(conn, _OF_TASKS.format(SQL("t.transformation_id = %(id)s")), id=transformation_id)
 
 

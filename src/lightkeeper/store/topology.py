@@ -38,6 +38,9 @@ class Site:
     longitude: float | None
     executor: str | None
     pilots: int
+    processors: int
+    memory_mb: int | None
+    tags: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +57,11 @@ class Link:
 def sites(conn: Connection) -> list[Site]:
     """Every site by name."""
     found = conn.execute("""
-        SELECT site_id, name, kind::text, country, latitude, longitude, executor, pilots
+        SELECT site_id, name, kind::text, country, latitude, longitude, executor, pilots, processors, memory_mb, tags
           FROM site
          ORDER BY name
     """).fetchall()
-    return [
-        Site(i, name, SiteKind(kind), country, latitude, longitude, executor, pilots)
-        for i, name, kind, country, latitude, longitude, executor, pilots in found
-    ]
+    return [Site(i, name, SiteKind(kind), *rest) for i, name, kind, *rest in found]
 
 
 def storages(conn: Connection) -> list[StorageElement]:
@@ -201,15 +201,20 @@ def put_site(
     longitude: float | None,
     executor: str | None,
     pilots: int,
+    processors: int,
+    memory_mb: int | None,
+    tags: Sequence[str],
 ) -> None:
     """Make the site so."""
     conn.execute(
         """
-        INSERT INTO site (name, kind, country, latitude, longitude, executor, pilots)
-        VALUES (%(name)s, %(kind)s, %(country)s, %(latitude)s, %(longitude)s, %(executor)s, %(pilots)s)
+        INSERT INTO site (name, kind, country, latitude, longitude, executor, pilots, processors, memory_mb, tags)
+        VALUES (%(name)s, %(kind)s, %(country)s, %(latitude)s, %(longitude)s, %(executor)s, %(pilots)s, %(processors)s,
+                %(memory_mb)s, %(tags)s)
         ON CONFLICT (name) DO UPDATE
            SET kind = excluded.kind, country = excluded.country, latitude = excluded.latitude,
-               longitude = excluded.longitude, executor = excluded.executor, pilots = excluded.pilots
+               longitude = excluded.longitude, executor = excluded.executor, pilots = excluded.pilots,
+               processors = excluded.processors, memory_mb = excluded.memory_mb, tags = excluded.tags
         """,
         {
             "name": name,
@@ -219,6 +224,9 @@ def put_site(
             "longitude": longitude,
             "executor": executor,
             "pilots": pilots,
+            "processors": processors,
+            "memory_mb": memory_mb,
+            "tags": list(tags),
         },
     )
 

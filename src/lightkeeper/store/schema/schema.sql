@@ -13,8 +13,9 @@ CREATE TYPE transfer_state       AS ENUM ('Waiting', 'Running', 'Done', 'Failed'
 CREATE TYPE intent_state         AS ENUM ('Approved', 'Done', 'Void');
 CREATE TYPE operation_state      AS ENUM ('Active', 'Done', 'Cancelled');
 CREATE TYPE production_state     AS ENUM ('New', 'Active', 'Stopped', 'Completed');
-CREATE TYPE transformation_state AS ENUM ('New', 'Active', 'Flush', 'Stopped', 'Completed');
-CREATE TYPE task_state           AS ENUM ('Ready', 'Running', 'Done', 'Failed');
+CREATE TYPE transformation_state AS ENUM ('New', 'Active', 'Flush', 'Stopped', 'Completed', 'Archived', 'Cleaning',
+                                          'Cleaned', 'Deleted');
+CREATE TYPE task_state           AS ENUM ('Ready', 'Running', 'Done', 'Failed', 'Cancelled');
 CREATE TYPE job_state            AS ENUM ('Waiting', 'Running', 'Completing', 'Done', 'Failed', 'Killed');
 CREATE TYPE pilot_state          AS ENUM ('Submitted', 'Running', 'Ended', 'Lost');
 CREATE TYPE health_state         AS ENUM ('Good', 'Degraded', 'Banned');
@@ -67,7 +68,10 @@ CREATE TABLE site (
     latitude  double precision,                    -- degrees, north positive
     longitude double precision,                    -- degrees, east positive
     executor  text,                                -- plug-in that starts pilots; NULL: no computing here
-    pilots    smallint NOT NULL DEFAULT 0          -- at most so many at once
+    pilots    smallint NOT NULL DEFAULT 0,         -- at most so many at once
+    processors smallint NOT NULL DEFAULT 1 CHECK (processors > 0), -- of each pilot
+    memory_mb int CHECK (memory_mb > 0),           -- of each pilot; NULL: as much as any job wants
+    tags      text[] NOT NULL DEFAULT '{}'         -- what jobs may ask for besides: 'gpu', 'container'
 );
 
 -- A storage element, as the topology document says. What holds now is in storage_now.
@@ -708,7 +712,8 @@ CREATE TABLE production (
     name          text NOT NULL UNIQUE,
     campaign      text NOT NULL,
     document      text NOT NULL,                   -- as submitted
-    warnings      text[] NOT NULL DEFAULT '{}'
+    warnings      text[] NOT NULL DEFAULT '{}',
+    group_name    text NOT NULL DEFAULT 'observatory' -- of people; has a share of the processors
 );
 
 -- Work on every file that matches a query, or on what its parent makes of them.
@@ -718,7 +723,7 @@ CREATE TABLE transformation (
     parent_id         int REFERENCES transformation,   -- takes only files that the parent made
     created           timestamptz NOT NULL DEFAULT now(),
     state_since       timestamptz NOT NULL DEFAULT now(),
-    group_size        int NOT NULL CHECK (group_size > 0),
+    group_size        bigint NOT NULL CHECK (group_size > 0), -- what it counts is up to the grouping: files, bytes, ...
     step              smallint NOT NULL,
     flushes           smallint NOT NULL DEFAULT 0,
     max_attempts      smallint NOT NULL DEFAULT 3,
@@ -734,8 +739,16 @@ CREATE TABLE transformation (
     query             jsonb NOT NULL,                  -- as planned
     set_query         jsonpath NOT NULL,               -- compiled, on set-level keys
     file_query        jsonpath,                        -- compiled, on file-level keys; NULL: every file of the set
-    body              jsonb NOT NULL                   -- for the job type
+    body              jsonb NOT NULL,                  -- for the job type
+    grouping          text NOT NULL DEFAULT 'site',    -- plug-in that puts waiting files into tasks
+    processors        smallint NOT NULL DEFAULT 1 CHECK (processors > 0), -- of each job
+    memory_mb         int CHECK (memory_mb > 0),       -- of each job; NULL: it does not matter
+    tags              text[] NOT NULL DEFAULT '{}',    -- what a pilot must have
+    n_tasks           int NOT NULL DEFAULT 0 CHECK (n_tasks >= 0), -- tasks without input that are wanted: simulation
+    look_after        timestamptz NOT NULL DEFAULT now() -- its waiting files are not looked at before then
 );
+CREATE INDEX transformation_production ON transformation (production_id);
+CREATE INDEX transformation_parent ON transformation (parent_id);
 
 -- Which metadata sets a transformation takes. Written once per new set, not once per file.
 CREATE TABLE transformation_set (
@@ -744,12 +757,27 @@ CREATE TABLE transformation_set (
     PRIMARY KEY (set_id, transformation_id)
 );
 
--- Matched files that wait for a task: a queue, rows leave when the task is made.
+-- Matched files that wait for a task: a queue, rows leave when the task is made. Only what is new is looked at: 'no copy'
+-- becomes new again when a copy of the file changes, see look_again(); 'left' lies ready until a group is whole.
+CREATE TYPE input_stand AS ENUM ('new', 'no copy', 'left');
 CREATE TABLE pending_input (
     file_id           bigint NOT NULL,
     transformation_id int NOT NULL,
+    stand             input_stand NOT NULL DEFAULT 'new',
     PRIMARY KEY (transformation_id, file_id)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX pending_input_new ON pending_input (transformation_id, file_id) WHERE stand = 'new';
+CREATE INDEX pending_input_no_copy ON pending_input (file_id) WHERE stand = 'no copy';
+
+-- Files that somebody took out of a transformation, with the state that they have there now; no task takes them.
+CREATE TABLE input_aside (
+    file_id           bigint NOT NULL,
+    at                timestamptz NOT NULL DEFAULT now(),
+    transformation_id int NOT NULL,
+    state             text NOT NULL CHECK (state IN ('Processed', 'Problematic', 'Removed')),
+    why               text NOT NULL,
+    PRIMARY KEY (transformation_id, file_id)
+);
 
 -- Work with fixed inputs. `attempts` numbers its current job: a job with a smaller attempt is stale and changes
 -- nothing any more (I7, I8).
@@ -762,10 +790,13 @@ CREATE TABLE task (
     attempts          smallint NOT NULL DEFAULT 0,
     site_id           smallint REFERENCES site,        -- where most of its inputs lie
     state             task_state NOT NULL DEFAULT 'Ready',
+    n_inputs          int NOT NULL DEFAULT 0,
+    number            int,                             -- of a task without input, from 1 on in its transformation
     reassigned        smallint NOT NULL DEFAULT 0,     -- other attempts it was given after the work itself failed
     rescheduled       smallint NOT NULL DEFAULT 0      -- the same after what is around it failed
 ) WITH (fillfactor = 80);
-CREATE INDEX task_open ON task (transformation_id, state) WHERE state <> 'Done';
+CREATE INDEX task_of ON task (transformation_id, task_id);
+CREATE UNIQUE INDEX task_number ON task (transformation_id, number) WHERE number IS NOT NULL;
 CREATE INDEX task_ready ON task (not_before) WHERE state = 'Ready';
 
 CREATE TABLE task_input (                              -- at most once per file and transformation: task_input_once
@@ -792,6 +823,7 @@ CREATE TABLE job (
     minor_status       text NOT NULL DEFAULT '',
     application_status text NOT NULL DEFAULT '',
     report             jsonb,                          -- outputs and activities as the pilot reported them
+    transformation_id  int NOT NULL,                   -- that of its task
     done_for           int                             -- its transformation, once it is Done: for job_done
 ) WITH (fillfactor = 70);
 CREATE UNIQUE INDEX job_attempt ON job (task_id, attempt);
@@ -800,13 +832,50 @@ CREATE INDEX job_done ON job (done_for, minor_status, application_status, site_i
     WHERE state = 'Done' AND done_for IS NOT NULL;
 CREATE INDEX job_completing ON job (state_since) WHERE state = 'Completing';
 
-CREATE TABLE job_queue (                               -- only waiting jobs; a claim deletes the row
-    job_id   bigint   NOT NULL UNIQUE,
-    site_id  smallint NOT NULL,
-    priority smallint NOT NULL,
-    bound    boolean  NOT NULL,                        -- only at this site
-    PRIMARY KEY (priority, job_id)
+-- Only waiting jobs; a claim deletes the row. What a job needs, and how urgent it is, its transformation says.
+CREATE TABLE job_queue (
+    job_id            bigint   NOT NULL UNIQUE,
+    transformation_id int      NOT NULL,
+    site_id           smallint NOT NULL,               -- where most of its inputs lie
+    PRIMARY KEY (transformation_id, site_id, job_id)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
+
+-- How far each transformation is. Whoever changes something adds a row with the difference, so that nobody waits for
+-- anybody else; the sum is what counts, and a duty joins the rows. Kept by count_inputs(), count_tasks(), count_jobs().
+CREATE TABLE transformation_count (
+    transformation_id int NOT NULL,
+    unused      int NOT NULL DEFAULT 0,                -- files, by their state
+    assigned    int NOT NULL DEFAULT 0,
+    processed   int NOT NULL DEFAULT 0,
+    problematic int NOT NULL DEFAULT 0,
+    removed     int NOT NULL DEFAULT 0,
+    ready       int NOT NULL DEFAULT 0,                -- tasks, by their state; cancelled ones count no more
+    running     int NOT NULL DEFAULT 0,
+    done        int NOT NULL DEFAULT 0,
+    failed      int NOT NULL DEFAULT 0,
+    queued      int NOT NULL DEFAULT 0,                -- jobs that wait for a pilot
+    on_pilots   int NOT NULL DEFAULT 0,                -- jobs that run there
+    in_vain     int NOT NULL DEFAULT 0,                -- jobs that failed or were killed
+    outputs     int NOT NULL DEFAULT 0                 -- files that were made
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX transformation_count_of ON transformation_count (transformation_id);
+
+CREATE VIEW transformation_progress AS
+SELECT transformation_id, sum(unused) AS unused, sum(assigned) AS assigned, sum(processed) AS processed,
+       sum(problematic) AS problematic, sum(removed) AS removed, sum(ready) AS ready, sum(running) AS running,
+       sum(done) AS done, sum(failed) AS failed, sum(queued) AS queued, sum(on_pilots) AS on_pilots,
+       sum(in_vain) AS in_vain, sum(outputs) AS outputs
+  FROM transformation_count
+ GROUP BY transformation_id;
+
+-- Shares of the processors, when more is wanted than there is: of groups of people, of productions, of job types. What
+-- has no row has 1.
+CREATE TABLE work_share (
+    kind  text NOT NULL CHECK (kind IN ('group', 'production', 'job type')),
+    name  text NOT NULL,
+    share real NOT NULL CHECK (share > 0),
+    PRIMARY KEY (kind, name)
+);
 
 CREATE TABLE job_alive (                               -- only jobs on a pilot; small, always in memory
     job_id   bigint PRIMARY KEY,
@@ -831,7 +900,10 @@ CREATE TABLE pilot (
     name        text NOT NULL UNIQUE,
     executor    text NOT NULL,
     handle      text,                                  -- the executor's own; NULL: not started, or not known to be
-    secret      bytea NOT NULL                         -- sha256 of the pilot's secret
+    secret      bytea NOT NULL,                        -- sha256 of the pilot's secret
+    processors  smallint NOT NULL DEFAULT 1,           -- what it has: a job that needs more is not for it
+    memory_mb   int,                                   -- NULL: as much as any job wants
+    tags        text[] NOT NULL DEFAULT '{}'
 ) WITH (fillfactor = 50);
 CREATE INDEX pilot_live ON pilot (site_id) WHERE state IN ('Submitted', 'Running');
 
@@ -1554,3 +1626,115 @@ BEGIN
 END $$;
 CREATE TRIGGER log_done AFTER UPDATE ON intent REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
     FOR EACH STATEMENT EXECUTE FUNCTION log_deletions();
+
+-- A file that waits for a copy at a data centre is looked at again when one of its copies comes or changes.
+CREATE FUNCTION look_again() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pending_input WHERE stand = 'no copy') THEN
+        EXECUTE 'UPDATE pending_input p SET stand = ''new''
+                   FROM new_rows n WHERE p.file_id = n.file_id AND p.stand = ''no copy''';
+        IF FOUND THEN
+            PERFORM pg_notify('lightkeeper', 'input');
+        END IF;
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER input_has_copy AFTER INSERT ON replica REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION look_again();
+CREATE TRIGGER input_has_other_copy AFTER UPDATE ON replica REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION look_again();
+
+-- Keep transformation_count.
+CREATE FUNCTION count_inputs() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO transformation_count (transformation_id, unused)
+        SELECT transformation_id, count(*) FROM new_rows GROUP BY transformation_id;
+    ELSE
+        INSERT INTO transformation_count (transformation_id, unused)
+        SELECT transformation_id, -count(*) FROM old_rows GROUP BY transformation_id;
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER counted_new AFTER INSERT ON pending_input REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION count_inputs();
+CREATE TRIGGER counted_gone AFTER DELETE ON pending_input REFERENCING OLD TABLE AS old_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION count_inputs();
+
+CREATE FUNCTION count_aside() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO transformation_count (transformation_id, processed, problematic, removed)
+        SELECT transformation_id, count(*) FILTER (WHERE state = 'Processed'),
+               count(*) FILTER (WHERE state = 'Problematic'), count(*) FILTER (WHERE state = 'Removed')
+          FROM new_rows GROUP BY transformation_id;
+    ELSE
+        INSERT INTO transformation_count (transformation_id, processed, problematic, removed)
+        SELECT transformation_id, -count(*) FILTER (WHERE state = 'Processed'),
+               -count(*) FILTER (WHERE state = 'Problematic'), -count(*) FILTER (WHERE state = 'Removed')
+          FROM old_rows GROUP BY transformation_id;
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER counted_new AFTER INSERT ON input_aside REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION count_aside();
+CREATE TRIGGER counted_gone AFTER DELETE ON input_aside REFERENCING OLD TABLE AS old_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION count_aside();
+
+CREATE FUNCTION count_new_tasks() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO transformation_count (transformation_id, assigned, ready)
+    SELECT transformation_id, sum(n_inputs), count(*) FROM new_rows GROUP BY transformation_id;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER counted_new AFTER INSERT ON task REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION count_new_tasks();
+
+CREATE FUNCTION count_tasks() RETURNS trigger LANGUAGE plpgsql SET enable_nestloop = off AS $$
+BEGIN
+    INSERT INTO transformation_count (transformation_id, assigned, processed, problematic, ready, running, done, failed)
+    SELECT transformation_id,
+           coalesce(sum(sign * n_inputs) FILTER (WHERE state IN ('Ready', 'Running')), 0),
+           coalesce(sum(sign * n_inputs) FILTER (WHERE state = 'Done'), 0),
+           coalesce(sum(sign * n_inputs) FILTER (WHERE state = 'Failed'), 0),
+           coalesce(sum(sign) FILTER (WHERE state = 'Ready'), 0),
+           coalesce(sum(sign) FILTER (WHERE state = 'Running'), 0),
+           coalesce(sum(sign) FILTER (WHERE state = 'Done'), 0),
+           coalesce(sum(sign) FILTER (WHERE state = 'Failed'), 0)
+      FROM (SELECT o.transformation_id, o.n_inputs, c.state, c.sign
+              FROM old_rows o
+              JOIN new_rows n USING (task_id)
+             CROSS JOIN LATERAL (VALUES (o.state, -1), (n.state, 1)) c (state, sign)
+             WHERE o.state <> n.state) changed
+     GROUP BY transformation_id;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER counted_moved AFTER UPDATE ON task REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION count_tasks();
+
+CREATE FUNCTION count_new_jobs() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO transformation_count (transformation_id, queued)
+    SELECT transformation_id, count(*) FROM new_rows GROUP BY transformation_id;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER counted_new AFTER INSERT ON job REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION count_new_jobs();
+
+CREATE FUNCTION count_jobs() RETURNS trigger LANGUAGE plpgsql SET enable_nestloop = off AS $$
+BEGIN
+    INSERT INTO transformation_count (transformation_id, queued, on_pilots, in_vain)
+    SELECT transformation_id,
+           coalesce(sum(sign) FILTER (WHERE state = 'Waiting'), 0),
+           coalesce(sum(sign) FILTER (WHERE state = 'Running'), 0),
+           coalesce(sum(sign) FILTER (WHERE state IN ('Failed', 'Killed')), 0)
+      FROM (SELECT o.transformation_id, c.state, c.sign
+              FROM old_rows o
+              JOIN new_rows n USING (job_id)
+             CROSS JOIN LATERAL (VALUES (o.state, -1), (n.state, 1)) c (state, sign)
+             WHERE o.state <> n.state) changed
+     GROUP BY transformation_id;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER counted_moved AFTER UPDATE ON job REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION count_jobs();
