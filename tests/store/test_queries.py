@@ -166,7 +166,7 @@ def everything(world: World) -> tuple[dict[str, Facts], datetime]:
             activity: frozenset({transformation, production})
             for activity, transformation, production in conn.execute("""
                 SELECT activity_id, transformation_id, p.name
-                  FROM activity JOIN job USING (job_id) JOIN task USING (task_id)
+                  FROM activity JOIN job USING (job_id)
                   JOIN transformation USING (transformation_id) JOIN production p USING (production_id)
             """).fetchall()
         }

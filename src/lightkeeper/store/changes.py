@@ -197,9 +197,8 @@ def _change_inputs(conn: Connection) -> None:
           JOIN file f USING (file_id)
           LEFT JOIN activity a USING (activity_id)
           LEFT JOIN job USING (job_id)
-          LEFT JOIN task USING (task_id)
          WHERE t.state IN ('Active', 'Flush', 'Stopped')
-           AND CASE WHEN t.parent_id IS NULL THEN t.open ELSE t.parent_id = task.transformation_id END
+           AND CASE WHEN t.parent_id IS NULL THEN t.open ELSE t.parent_id = job.transformation_id END
            AND (t.file_query IS NULL OR coalesce(c.new_extra, '{}') @@ t.file_query)
            AND NOT EXISTS (SELECT FROM task_input i
                             WHERE i.file_id = c.file_id AND i.transformation_id = t.transformation_id)

@@ -112,7 +112,6 @@ def ancestry(conn: Connection, file_id: int) -> list[Step]:
           JOIN directory d USING (dir_id)
           JOIN activity a USING (activity_id)
           LEFT JOIN job USING (job_id)
-          LEFT JOIN task USING (task_id)
           LEFT JOIN transformation t USING (transformation_id)
          ORDER BY found.depth, lfn
         """,
@@ -124,11 +123,10 @@ def makers(conn: Connection, file_ids: Sequence[int]) -> dict[int, str]:
     """In words, the task that made each of these files; those that no task made are left out."""
     found = conn.execute(
         """
-        SELECT f.file_id, 'task ' || task.task_id || ' of ' || t.name
+        SELECT f.file_id, 'task ' || job.task_id || ' of ' || t.name
           FROM file f
           JOIN activity a USING (activity_id)
           JOIN job USING (job_id)
-          JOIN task USING (task_id)
           JOIN transformation t USING (transformation_id)
          WHERE f.file_id = ANY(%s)
         """,

@@ -302,7 +302,7 @@ _AVAILABLE = SQL(
     " WHERE r.file_id = f.file_id AND r.state = 'Available'"
 )
 _MADE = SQL(
-    "activity_id FROM activity a JOIN job USING (job_id) JOIN task USING (task_id)"
+    "activity_id FROM activity a JOIN job USING (job_id)"
     " JOIN transformation t USING (transformation_id) JOIN production p USING (production_id) WHERE true"
 )
 _NAMED = SQL("""

@@ -406,7 +406,6 @@ def jobs(conn: Connection, limit: int = 1000) -> list[JobLine]:
                application_status, site.name AS site, pilot.name AS pilot, pilot.executor, pilot.handle,
                job.submitted, started, ended
           FROM job
-          JOIN task USING (task_id)
           JOIN transformation t USING (transformation_id)
           LEFT JOIN pilot USING (pilot_id)
           LEFT JOIN site ON site.site_id = job.site_id
