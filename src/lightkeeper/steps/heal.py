@@ -121,7 +121,8 @@ def _do(ctx: Context, one: Looked) -> tuple[Looked, str]:
 def _flush(conn: Connection, one: Looked) -> bool:
     if not work.flush(conn, one.of.transformation_id, one.decision.why):
         return False
-    what = f"flushed: {one.of.ready} files may be in smaller groups than {one.of.group_size}"
+    files = "1 file" if one.of.ready == 1 else f"{one.of.ready} files"
+    what = f"flushed: groups smaller than {one.of.group_size} are made of {files}"
     transitions.remedied(conn, "transformation", [one.of.transformation_id], what, one.decision.why)
     return True
 

@@ -14,8 +14,9 @@ from lightkeeper.domain.states import Health, Production, Transformation
 from lightkeeper.steps import nights as night_step
 from lightkeeper.steps import rules
 from lightkeeper.steps.rules import Rule
-from lightkeeper.store import db, deletions, healing, reports, topology
+from lightkeeper.store import db, deletions, healing, messages, reports, topology
 from lightkeeper.store.deletions import Stopped
+from lightkeeper.store.messages import ConcernRow
 from lightkeeper.store.reports import (
     Healed,
     Link,
@@ -119,9 +120,10 @@ def look(ctx: Context) -> Overview:
         policies = topology.policies(conn)
         overdue = reports.overdue(conn)
         stopped = deletions.stopped(conn)
+        concerns = messages.concerns(conn)
     return Overview(
         at=at,
-        verdict=judge(totals, nights, transformations, policies, elements, overdue, late, stopped),
+        verdict=judge(totals, nights, transformations, policies, elements, overdue, late, stopped, concerns),
         now=what_runs(totals),
         totals=totals,
         embedded_database=not ctx.settings.database_url,
@@ -151,18 +153,23 @@ def judge(
     overdue: Sequence[Overdue] = (),
     late: Sequence[Rule] = (),
     stopped: Sequence[Stopped] = (),
+    concerns: Sequence[ConcernRow] = (),
 ) -> Verdict:
     """Whether all is well, or what needs a person. A refused delivery is kept safe and told of: it wakes nobody."""
     if not storages:
         return Verdict("empty", "There is nothing to look after yet.")
     failed = [t for t in transformations if t.failed and t.status is not Transformation.COMPLETED]
     needs = [*_failed_work(failed), *_stuck_copies(totals, nights, policies, storages), *_resting(overdue)]
+    others = [c for c in concerns if c.kind != "transformation" or c.id not in {t.id for t in failed}]
+    needs += [c.sentence for c in others[:SAID]]
+    needs += [f"{count(len(others) - SAID, 'other decision')} besides"] * (len(others) > SAID)
     needs += [f"rule {rule.name}: {rule.late}" for rule in late]
     held = [one for one in stopped if one.since is not None]
     needs += [f"{count(one.waiting, 'deletion')} at {one.storage} wait for two people" for one in held]
     needs += [f"storage {s.name} does not answer" for s in storages if s.enabled and s.health is Health.BANNED]
     if needs:
         look_with = tuple(f"lightkeeper transformation report {t.id}" for t in failed[:SAID])
+        look_with += ("lightkeeper decision list",) * bool(others)
         look_with += ("lightkeeper deletion list",) * bool(held)
         return Verdict("person", f"A person is needed: {'; '.join(needs)}.", look_with)
     if totals.files_quarantined:
