@@ -315,9 +315,36 @@ class Client:
 
     # --- files
 
-    def quarantine(self) -> list[dict[str, Any]]:
-        """Refused deliveries with their reasons."""
-        return self._get("quarantine")
+    # --- ingest
+    def ingest_status(self) -> list[dict[str, Any]]:
+        """How every interface directory stands."""
+        return self._get("ingest")
+
+    def quarantine(
+        self, pattern: str = "", *, storage: str | None = None, discarded: bool = False, limit: int = 1000
+    ) -> list[dict[str, Any]]:
+        """Refused deliveries with their reasons, latest first; perhaps with those that were discarded."""
+        at = {} if storage is None else {"storage": storage}
+        return self._get("quarantine", pattern=pattern, discarded=discarded, limit=limit, **at)
+
+    def refused(self, number: int) -> dict[str, Any]:
+        """One refused delivery: what became of it so far, and what lies in the quarantine."""
+        return self._get("quarantine/show", number=number)
+
+    def retry_refused(self, by: str, numbers: Sequence[int] = (), **more: Any) -> dict[str, list[Any]]:
+        """Have refused deliveries verified again; by numbers, or with `pattern`."""
+        return self._post_long("quarantine/retry", {"by": by, "numbers": list(numbers), **more})
+
+    def release_refused(
+        self, by: str, why: str, numbers: Sequence[int] = (), *, meta: Mapping[str, Any] | None = None, **more: Any
+    ) -> dict[str, list[Any]]:
+        """Have refused deliveries registered as they are, with metadata that they lack."""
+        body = {"by": by, "why": why, "numbers": list(numbers), "meta": dict(meta or {}), **more}
+        return self._post_long("quarantine/release", body)
+
+    def discard_refused(self, by: str, why: str, numbers: Sequence[int] = (), **more: Any) -> dict[str, list[Any]]:
+        """Delete what was refused; that it was stays known."""
+        return self._post_long("quarantine/discard", {"by": by, "why": why, "numbers": list(numbers), **more})
 
     def find(
         self,

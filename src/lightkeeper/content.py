@@ -348,11 +348,13 @@ def put(
     meta: Mapping[str, Any],
     parallel: int = 4,
     recursive: bool = False,
+    below: Path | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
     """Put local files into the catalogue's directory `to`, as `to/<file name>`, with these metadata and a first copy
-    `at` a storage. With `recursive` folders too, as `to/<folder>/…`. With `dry_run` only say what would be put.
+    `at` a storage. With `recursive` folders too, as `to/<folder>/…`. With `below` they lie in that folder as they will
+    in the catalogue: a name is `to` and what follows the folder. With `dry_run` only say what would be put.
 
     What is there already, with the same content, counts as done. Raises, before anything is read, when the storage or
     the metadata cannot be, and when two files would get one name.
@@ -361,9 +363,9 @@ def put(
     outcome = Outcome()
     files: dict[str, tuple[Path, Lfn]] = {}
     names: dict[Lfn, str] = {}
-    for path, below in _expanded(paths, recursive):
+    for path, name in _expanded(paths, recursive):
         try:
-            lfn = parse_lfn(f"{to.rstrip('/')}/{below}")
+            lfn = parse_lfn(f"{to.rstrip('/')}/{name if below is None else _following(path, below)}")
         except Invalid as error:
             outcome.failed.append(Failed(str(path), error))
             continue
@@ -380,6 +382,14 @@ def put(
 
     _each(send, list(files), parallel, stop, outcome)
     return outcome
+
+
+def _following(path: Path, folder: Path) -> str:
+    """What of a path follows a folder; raises Invalid."""
+    whole = path.absolute()
+    if ".." in whole.parts or not whole.is_relative_to(folder.absolute()):
+        raise Invalid(f"{printable(str(path))} does not lie below {folder}", hint="give files below it, or --to")
+    return whole.relative_to(folder.absolute()).as_posix()
 
 
 def _expanded(paths: Iterable[Path], recursive: bool) -> Iterator[tuple[Path, str]]:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -64,6 +64,11 @@ class Settings(BaseSettings):
     trigger_patience: Seconds = Field(
         timedelta(minutes=5),
         description="How long a trigger may wait for its data file before it is quarantined.",
+    )
+    quarantine: Path = Field(
+        Path("quarantine"),
+        description="Where refused deliveries go: a folder's name, made in `.lightkeeper` of the storage that they "
+        "were made to; or an absolute path on this machine, which has a folder for each storage then.",
     )
     ingest_batch: int = Field(500, ge=1, description="Deliveries registered in one transaction.")
     ingest_processes: int = Field(
@@ -169,6 +174,15 @@ class Settings(BaseSettings):
     )
 
     log_format: str = Field("auto", pattern="^(auto|text|json)$", description="text for people, json for machines.")
+
+    @field_validator("quarantine")
+    @classmethod
+    def _is_a_folder(cls, folder: Path) -> Path:
+        if not folder.is_absolute() and (len(folder.parts) != 1 or folder.name.startswith(".")):
+            raise ValueError("it must be an absolute path, or a plain name like 'quarantine'")
+        if ".." in folder.parts:
+            raise ValueError("it must not lead upwards")
+        return folder
 
     @classmethod
     def settings_customise_sources(

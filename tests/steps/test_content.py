@@ -336,7 +336,7 @@ def test_a_name_that_somebody_is_promoting_is_waited_for(world: World):
 
 def test_a_delivery_of_the_same_name_that_comes_first_wins(world: World):
     def overtaken() -> Iterator[bytes]:
-        yield b"dark"
+        yield b'{"level": 3}\ndark'
         world.deliver("/vo/scope/a.plain", "light")
         world.ingest()
 

@@ -22,6 +22,7 @@ from lightkeeper.api import (
     deletions,
     files,
     find,
+    ingest,
     keeper,
     nights,
     pilots,
@@ -128,10 +129,6 @@ def make_api(ctx: Context, token: str) -> FastAPI:
             return [asdict(s) for s in reports.storage_use(conn)]
 
     # --- files
-    @app.get("/api/v1/quarantine")
-    def quarantine() -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
-        with ctx.db.transaction() as conn:
-            return [asdict(q) for q in reports.quarantine(conn)]
 
     @app.get("/api/v1/files/why")
     def why(lfn: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
@@ -182,6 +179,7 @@ def make_api(ctx: Context, token: str) -> FastAPI:
     app.include_router(productions.make_router(ctx, operator))
     app.include_router(nights.make_router(ctx, operator))
     app.include_router(quality.make_router(ctx, operator))
+    app.include_router(ingest.make_router(ctx, operator))
     app.include_router(rules.make_router(ctx, operator))
     app.include_router(transfers.make_router(ctx, operator))
     app.include_router(stage.make_router(ctx, operator))

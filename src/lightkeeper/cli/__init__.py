@@ -18,6 +18,7 @@ from lightkeeper.cli import (
     deletions,
     demo,
     files,
+    ingest,
     instance,
     keeper,
     metadata,
@@ -25,6 +26,7 @@ from lightkeeper.cli import (
     operations,
     productions,
     quality,
+    quarantine,
     rules,
     stage,
     topology,
@@ -69,6 +71,8 @@ topology.add_to(app)
 files.add_to(app)
 nights.add_to(app)
 quality.add_to(app)
+ingest.add_to(app)
+quarantine.add_to(app)
 datasets.add_to(app)
 metadata.add_to(app)
 rules.add_to(app)

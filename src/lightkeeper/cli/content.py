@@ -32,7 +32,7 @@ def get(
     as_json: AsJson = False,
 ) -> None:
     """Load files from whichever copy reads as the catalogue says. What was interrupted goes on where it was."""
-    with client() as api, _Bars() as shown:
+    with client() as api, Bars() as shown:
         wanted = list(names(given or [], query, api))
         try:
             outcome = get_files(
@@ -48,7 +48,7 @@ def get(
         except KeyboardInterrupt:
             err.print("interrupted; the same command goes on where it was")
             raise
-    _tell(outcome, as_json)
+    tell_outcome(outcome, as_json)
 
 
 def put(
@@ -62,7 +62,7 @@ def put(
     as_json: AsJson = False,
 ) -> None:
     """Put local files into the catalogue as DIRECTORY/<file name>; what is there already is left as it is."""
-    with client() as api, _Bars() as shown:
+    with client() as api, Bars() as shown:
         values = read_values(meta or [], api.metadata_keys()) if meta else {}
         outcome = put_files(
             api,
@@ -75,10 +75,10 @@ def put(
             dry_run=dry_run,
             progress=shown.of(None),
         )
-    _tell(outcome, as_json, dry_run=dry_run)
+    tell_outcome(outcome, as_json, dry_run=dry_run)
 
 
-def _tell(outcome: Outcome, as_json: bool, *, dry_run: bool = False) -> None:
+def tell_outcome(outcome: Outcome, as_json: bool, *, dry_run: bool = False) -> None:
     """Show what was done, complain about what was not, and end with 1 when something was not."""
     if as_json:
         show(
@@ -116,7 +116,7 @@ _STATES = {"loaded": "loaded", "put": "put", "there": "already there"}
 _PLANNED = {"there": "already there", "new": "would be put", "copy": "would gain a copy there"}
 
 
-class _Bars:
+class Bars:
     """Bars on a terminal, nothing elsewhere."""
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ class _Bars:
             disable=not err.is_terminal,
         )
 
-    def __enter__(self) -> "_Bars":
+    def __enter__(self) -> "Bars":
         self._bars.start()
         return self
 

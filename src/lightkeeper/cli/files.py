@@ -1,4 +1,4 @@
-"""lightkeeper find, why, file, quarantine."""
+"""lightkeeper find, why, file."""
 
 import json
 import sys
@@ -15,7 +15,6 @@ from lightkeeper.domain.errors import Invalid
 from lightkeeper.domain.units import readable_bytes
 
 file = typer.Typer(help="Files in the catalogue.", no_args_is_help=True)
-quarantine = typer.Typer(help="Deliveries that were refused.", no_args_is_help=True)
 
 
 Query = Annotated[
@@ -71,14 +70,6 @@ def _print_size(found: dict[str, int], *, count: bool, size: bool, as_json: bool
 def files(query: Query = "", limit: Limit = None, as_json: AsJson = False) -> None:
     """List the files that QUERY means, as `lightkeeper find` does."""
     find(query, limit=limit, as_json=as_json)
-
-
-@quarantine.command("list")
-def refused(as_json: AsJson = False) -> None:
-    """List refused deliveries with their reasons."""
-    with client() as api:
-        columns = ("at", "path", "reason")
-        show(api.quarantine(), as_json=as_json, columns=columns, empty="nothing was refused")
 
 
 def why(
@@ -165,4 +156,3 @@ def add_to(app: typer.Typer) -> None:
     content.add_to(file)
     registered.add_to(app, file)
     app.add_typer(file, name="file")
-    app.add_typer(quarantine, name="quarantine")

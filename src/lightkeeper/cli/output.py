@@ -20,7 +20,7 @@ WIDE = 100_000
 """Columns for output that goes to a file or a program: nothing is wrapped there."""
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
-TIMES = ("at", "changed", "created", "ended", "started", "submitted", "verified_at")
+TIMES = ("at", "changed", "created", "ended", "oldest", "started", "submitted", "verified_at")
 SHORT = 32
 """A column whose values have at most so many characters is not wrapped."""
 

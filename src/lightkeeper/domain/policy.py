@@ -89,6 +89,8 @@ class Policy:
     withdrawn: datetime | None = None
     used: int = 0
     """Bytes of its copies, there or under way; counted only when there is a quota."""
+    temporary: bool = False
+    """Its scopes hold temporary products: files there are owed only what policies of those scopes say."""
 
     def takes(self, storage: StorageElement) -> bool:
         """Whether a copy on this storage is one that the policy asks for."""

@@ -21,11 +21,12 @@ class File(StrEnum):
 
 
 class Trigger(StrEnum):
-    """A delivery announced by the array control."""
+    """A delivery announced by the array control. DISCARDED: it was refused, and somebody gave its file up."""
 
     ACCEPTED = "Accepted"
     REGISTERED = "Registered"
     QUARANTINED = "Quarantined"
+    DISCARDED = "Discarded"
 
 
 class Replica(StrEnum):
@@ -198,6 +199,8 @@ MOVES: Final[Mapping[Kind, Mapping[tuple[State, State], str]]] = {
     Trigger: {
         (Trigger.ACCEPTED, Trigger.REGISTERED): "ingest: verified and in the catalogue",
         (Trigger.ACCEPTED, Trigger.QUARANTINED): "ingest: refused, with the reason",
+        (Trigger.QUARANTINED, Trigger.ACCEPTED): "operator: to be verified again, or released",
+        (Trigger.QUARANTINED, Trigger.DISCARDED): "operator: its file is given up",
     },
     Replica: {
         (Replica.AVAILABLE, Replica.SUSPECT): "audit, transfer, run: a read failed or the bytes differ",

@@ -36,8 +36,8 @@ from lightkeeper.domain.errors import (
 from lightkeeper.domain.fixity import CHUNK, Sums, chunks_of, fixity_of
 from lightkeeper.domain.names import Fixity, Lfn, parse_lfn, printable
 from lightkeeper.domain.states import Replica
-from lightkeeper.ports import Entry, Storage
-from lightkeeper.steps import markers, suspicion
+from lightkeeper.ports import Entry, Product, Storage
+from lightkeeper.steps import admit, markers, suspicion
 from lightkeeper.steps.transfer import ARRIVALS
 from lightkeeper.store import catalog, promotion, provenance, topology
 from lightkeeper.store import suspicion as store_suspicion
@@ -272,10 +272,11 @@ def plan(ctx: Context, wanted: Wanted) -> Put:
 def put(ctx: Context, wanted: Wanted, chunks: Iterable[bytes]) -> Stored:
     """Store bytes and register them under a name, with metadata and the activity "put".
 
-    Nothing is registered that was not read back. A name with the same content gains a copy, or keeps what it has; a
-    name with another content, and bytes under the name that the catalogue does not know, are left as they are and
-    Conflict is raised. When it raises, nothing was changed, except that after a crash of the database or the storage
-    at the last moment everything may have been; the same put again completes.
+    Nothing is registered that was not read back, and nothing for the archive that its reader finds wrong: admit.py says
+    what is admitted. What the file says of itself becomes metadata too. A name with the same content gains a copy, or
+    keeps what it has; a name with another content, and bytes under the name that the catalogue does not know, are left
+    as they are and Conflict is raised. When it raises, nothing was changed, except that after a crash of the database
+    or the storage at the last moment everything may have been; the same put again completes.
     """
     state = plan(ctx, wanted)
     lfn = parse_lfn(wanted.lfn)
@@ -288,8 +289,10 @@ def put(ctx: Context, wanted: Wanted, chunks: Iterable[bytes]) -> Stored:
     markers.ensure(ctx, element)  # else the bytes would lie below the mount point, and count
     arrival = f"{ARRIVALS}/put-{uuid4().hex}"
     try:
-        fixity = _taken_in(storage, arrival, wanted, chunks)
-        state = _promote(ctx, element, arrival, NewFile(lfn, fixity, wanted.meta, element.storage_id))
+        fixity, product = _taken_in(ctx, storage, arrival, wanted, chunks)
+        known = file is not None and file.sha256 == fixity.sha256
+        meta = wanted.meta if known else admit.admit(product, admit.kinds(ctx, [lfn])[lfn], wanted.meta)
+        state = _promote(ctx, element, arrival, NewFile(lfn, fixity, meta, element.storage_id))
     finally:
         with suppress(LightkeeperError):  # promoted, or in the way of nobody
             storage.delete(arrival)
@@ -297,8 +300,10 @@ def put(ctx: Context, wanted: Wanted, chunks: Iterable[bytes]) -> Stored:
     return Stored(lfn, element.name, state, fixity.size, fixity.sha256, fixity.adler32)
 
 
-def _taken_in(storage: Storage, arrival: str, wanted: Wanted, chunks: Iterable[bytes]) -> Fixity:
-    """Write the bytes and read them back from the medium."""
+def _taken_in(
+    ctx: Context, storage: Storage, arrival: str, wanted: Wanted, chunks: Iterable[bytes]
+) -> tuple[Fixity, Product]:
+    """Write the bytes and read them back from the medium, once: they are verified on the way."""
     sums = Sums()
 
     def summed() -> Generator[bytes]:
@@ -313,12 +318,16 @@ def _taken_in(storage: Storage, arrival: str, wanted: Wanted, chunks: Iterable[b
             f"{wanted.lfn} arrived with sha256 {fixity.sha256[:12]}… instead of {(wanted.sha256 or '')[:12]}…",
             hint="it was damaged on the way, or changed while it was read: put it again",
         )
-    if _fixity(storage, arrival) != fixity:
+    try:
+        found, product = admit.examine(ctx.product_readers, storage, arrival, parse_lfn(wanted.lfn))
+    except OSError as error:
+        raise _reading_failed(error) from error
+    if found != fixity:
         raise Corrupt(
             f"storage {wanted.at} gives back other bytes of {wanted.lfn} than were written",
             hint=f"put it again or elsewhere, and have {wanted.at} examined",
         )
-    return fixity
+    return fixity, product
 
 
 def _promote(ctx: Context, element: StorageElement, arrival: str, new: NewFile) -> Put:

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -23,13 +23,14 @@ from lightkeeper.context import Context
 from lightkeeper.domain.catalog import NewFile, StorageElement, Vocabulary
 from lightkeeper.domain.delivering import LATE, SOON, Refuse, Register, Verdict, Wait, verdict
 from lightkeeper.domain.errors import LightkeeperError
-from lightkeeper.domain.names import printable
+from lightkeeper.domain.names import Lfn, printable
 from lightkeeper.domain.states import Replica
-from lightkeeper.steps import quarantine
+from lightkeeper.steps import admit, quarantine
 from lightkeeper.steps.outcome import Outcome
 from lightkeeper.steps.reading import SUFFIX, Reading, identity
 from lightkeeper.steps.verify import Order, pickled, verifier
 from lightkeeper.store import catalog, provenance, topology, transitions, triggers
+from lightkeeper.store.db import Connection
 from lightkeeper.store.triggers import Claim
 
 PAUSE = 0.05
@@ -82,6 +83,7 @@ class Ingest:
         self.busy = bool(self.in_hand)
         if not self._read:
             return 0
+        self._read = _admitted(ctx, self._read)
         _make_names_durable(ctx, self._read)
         verdicts = [(one, _verdict(ctx, one)) for one in self._read]
         good, twice = _each_name_once(one for one, what in verdicts if isinstance(what, Register))
@@ -127,6 +129,13 @@ class Ingest:
             except Empty:
                 return
             self._read.append(_Read(*self.in_hand.pop(number), reading))
+
+
+def _admitted(ctx: Context, read: Sequence[_Read]) -> list[_Read]:
+    """What is not judged has no problems: temporary products, and what a person answers for."""
+    odd = [one.reading.product for one in read if one.reading.product is not None and one.reading.product.problems]
+    kinds = admit.kinds(ctx, {product.lfn for product in odd if product.lfn is not None})
+    return [replace(one, reading=admit.delivered(one.claim, one.reading, kinds)) for one in read]
 
 
 def _verdict(ctx: Context, one: _Read) -> Verdict:
@@ -179,9 +188,7 @@ def _register(ctx: Context, good: Sequence[_Read], vocabulary: Vocabulary) -> Ou
     with ctx.db.transaction() as conn:
         ours = triggers.still_ours(conn, [one.claim for one in good])
         batch.keep(lfn for lfn, one in by_lfn.items() if one.claim.trigger_id in ours)
-        software = {"lightkeeper": __version__}
-        activity = provenance.add_activity(conn, name="ingest", agent="lightkeeper", software=software)
-        result = catalog.register(conn, batch, names, activity)
+        result = catalog.register(conn, batch, names, _activities(conn, good))
         known = result.added | result.known
         done = [by_lfn[lfn] for lfn in known]
         triggers.registered(conn, [one.claim.trigger_id for one in done], list(known.values()))
@@ -189,6 +196,21 @@ def _register(ctx: Context, good: Sequence[_Read], vocabulary: Vocabulary) -> Ou
         why = "overwritten on site by a delivery with other content"
         transitions.move_replicas(conn, overwritten, Replica.AVAILABLE, Replica.LOST, why)
     return Outcome(done, failed + [(by_lfn[lfn], TAKEN) for lfn in result.conflicts])
+
+
+def _activities(conn: Connection, good: Sequence[_Read]) -> dict[Lfn, int]:
+    """The activity of each file: one for all, but each person's who answers for some of them."""
+    software = {"lightkeeper": __version__}
+    made_by: dict[str | None, int] = {}
+    for one in good:
+        person = one.claim.released_by
+        if person not in made_by:
+            those = {o.claim.path: list(o.reading.waived) for o in good if person and o.claim.released_by == person}
+            told = {"released": those} if those else None
+            made_by[person] = provenance.add_activity(
+                conn, name="ingest", agent=person or "lightkeeper", software=software, configuration=told
+            )
+    return {Lfn(one.claim.path): made_by[one.claim.released_by] for one in good}
 
 
 def _new_file(one: _Read) -> NewFile:

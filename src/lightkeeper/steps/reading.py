@@ -35,6 +35,8 @@ class Reading:
     why: str = ""
     trigger: tuple[int, int] | None = None
     quiet: float = 0.0
+    waived: tuple[str, ...] = ()
+    """What was wrong with it, and does not count: see admit.py."""
 
     def to_json(self) -> list[Any]:
         """As plain values, for `from_json`."""

@@ -19,14 +19,13 @@ from lightkeeper import __version__
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import Media, NewFile, SiteKind, StorageElement
 from lightkeeper.domain.errors import Conflict, Corrupt, LightkeeperError, NotFound, Refused, Unavailable
-from lightkeeper.domain.fixity import chunks_of, fixity_of
 from lightkeeper.domain.names import Fixity, Lfn, printable
 from lightkeeper.domain.provenance import RanActivity
 from lightkeeper.domain.sharing import suits
 from lightkeeper.domain.states import Health, Job, Pilot
 from lightkeeper.domain.work import ExpectedOutput, JobInput, JobOrder, JobRecipe
 from lightkeeper.ports import PilotOrder, Storage
-from lightkeeper.steps import suspicion
+from lightkeeper.steps import admit, suspicion
 from lightkeeper.steps.queue import Queue
 from lightkeeper.store import catalog, db, healing, jobs, promotion, provenance, stage, topology, transfers, transitions
 from lightkeeper.store.jobs import ClaimedJob, CompletingJob, PilotRow
@@ -206,7 +205,7 @@ def accept(ctx: Context, job_id: int) -> bool:
     try:
         recipe = _recipe(ctx, job, files)
         element = _storage_named(str(job.report["storage"]), storages)
-        outputs = _verified(ctx.storage(element), job, recipe.outputs)
+        outputs = _verified(ctx, ctx.storage(element), job, recipe.outputs)
         activities = [a for log in job.report["provenance"] for a in ctx.job_type(job.job_type).activities(log)]
         _register(ctx, job, recipe, outputs, activities, element, {file.lfn: file.file_id for file in files})
     except Unavailable as error:
@@ -217,21 +216,26 @@ def accept(ctx: Context, job_id: int) -> bool:
     return True
 
 
-def _verified(storage: Storage, job: CompletingJob, expected: Sequence[ExpectedOutput]) -> dict[str, Fixity]:
-    """Read every output back and compare it with what the pilot reported."""
+def _verified(
+    ctx: Context, storage: Storage, job: CompletingJob, expected: Sequence[ExpectedOutput]
+) -> dict[str, Fixity]:
+    """Read every output back, once, and compare it with what the pilot reported; what is for the archive must also be
+    right for its reader."""
+    kinds = admit.kinds(ctx, [output.lfn for output in expected])
     reported = {o["name"]: Fixity(o["size"], o["sha256"], o["adler32"]) for o in job.report["outputs"]}
     for output in expected:
         if output.name not in reported:
             raise NotFound(f"the job did not make {output.name}")
         path = _temporary(job.job_id, output)
         try:
-            found = _read(storage, path)
-        except NotFound:
-            found = _read(storage, output.lfn)  # promoted before a crash of whoever was accepting
+            found, product = admit.examine(ctx.product_readers, storage, path, output.lfn)
+        except NotFound:  # promoted before a crash of whoever was accepting
+            found, product = admit.examine(ctx.product_readers, storage, output.lfn, output.lfn)
         if found != reported[output.name]:
             raise Corrupt(
                 f"{output.name} is not what the pilot uploaded: {found.size} bytes, sha256 {found.sha256[:12]}…"
             )
+        admit.admit(product, kinds[output.lfn], {})
     return reported
 
 
@@ -392,11 +396,6 @@ def _place(element: StorageElement) -> dict[str, str]:
 
 def _temporary(job_id: int, output: ExpectedOutput) -> str:
     return f"{JOBS}/{job_id}/{output.name}"
-
-
-def _read(storage: Storage, path: str) -> Fixity:
-    with storage.open(path) as file:
-        return fixity_of(chunks_of(file))
 
 
 def _tail(text: str) -> str:

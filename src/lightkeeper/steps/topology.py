@@ -121,7 +121,9 @@ class LinkPart(Part):
 
 
 class PolicyPart(Part):
-    """What a class of files is owed: copies at distinct data centres, and whether the on-site replica then goes."""
+    """What a class of files is owed: copies at distinct data centres, and whether the on-site replica then goes.
+    `temporary`: the scopes that `files` names are for temporary products, whose content is not judged; they live for
+    `remove_after_hours`, and are owed nothing by policies that do not name their scope."""
 
     files: dict[str, Any]
     copies: int = Field(ge=1, le=20)
@@ -138,6 +140,7 @@ class PolicyPart(Part):
     quota: str | None = None
     deadline: str | None = None
     activity: str = "preservation"
+    temporary: bool = False
 
 
 class QualityPart(Part):
@@ -496,6 +499,7 @@ def _differences(conn: Connection, document: Document) -> list[str]:
             "quota": None if policy.quota is None else exact_bytes(policy.quota),
             "deadline": None if policy.deadline is None else f"{policy.deadline:%Y-%m-%d %H:%M}",
             "activity": policy.activity,
+            "temporary": policy.temporary,
         }
     have |= {f"share of {activity}": {"share": share} for activity, share in topology.shares(conn).items()}
     have["keeper"] = dict(healing.options(conn))
@@ -651,9 +655,13 @@ def _write(ctx: Context, conn: Connection, document: Document, changes: list[str
         quality_step.put(conn, _figure(name, part), quality.TOPOLOGY)
     vocabulary = topology.vocabulary(conn)
     for name, policy in document.policies.items():
-        topology.put_policy(
-            conn, _policy(name, policy), members_of(Query.from_map(policy.files, vocabulary), vocabulary)
-        )
+        members = members_of(Query.from_map(policy.files, vocabulary), vocabulary)
+        if policy.temporary and (not members.scopes or policy.remove_after_hours is None):
+            raise Invalid(
+                f"policy {name} is of temporary products, so it must name their scope and say how long they live",
+                hint=f"{name}: {{files: {{scope: scratch}}, copies: 1, temporary: true, remove_after_hours: 720}}",
+            )
+        topology.put_policy(conn, _policy(name, policy), members)
     if any(change.startswith(("policy", "storage")) for change in changes):
         topology.assign_policies(conn)
 
@@ -678,6 +686,7 @@ def _policy(name: str, part: PolicyPart) -> Policy:
         deadline=_deadline(part.deadline) if part.deadline is not None else None,
         activity=part.activity,
         remove_after=timedelta(hours=part.remove_after_hours) if part.remove_after_hours else None,
+        temporary=part.temporary,
     )
 
 

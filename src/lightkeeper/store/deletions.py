@@ -753,7 +753,7 @@ def expired(conn: Connection, limit: int) -> list[Expired]:
           JOIN meta_set s ON s.set_id = f.set_id
           JOIN activity a USING (activity_id)
          WHERE p.remove_after IS NOT NULL AND f.created < now() - p.remove_after AND s.state <> 'Removed'
-           AND a.name <> 'ingest'
+           AND (a.name <> 'ingest' OR p.temporary)
            AND NOT EXISTS (SELECT FROM file_owed other JOIN policy q USING (policy_id)
                             WHERE other.file_id = f.file_id
                               AND (q.remove_after IS NULL OR q.protected OR f.created >= now() - q.remove_after))

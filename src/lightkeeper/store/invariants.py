@@ -72,12 +72,17 @@ INVARIANTS = (
     ),
     Invariant(
         "I4",
-        "every accepted delivery is in progress, registered as a file, or quarantined with a reason",
+        "every accepted delivery is in progress, registered as a file, quarantined with a reason, or discarded by "
+        "somebody",
         """
         SELECT 'delivery ' || t.trigger_id || ' ' || t.path
           FROM trigger t
          WHERE t.state = 'Registered' AND NOT EXISTS (SELECT FROM file f WHERE f.file_id = t.file_id)
             OR t.state = 'Quarantined' AND coalesce(t.reason, '') = ''
+            OR t.state = 'Discarded'
+           AND NOT EXISTS (SELECT FROM history h
+                            WHERE h.kind = 'trigger' AND h.id = t.trigger_id AND h.target = 'Discarded'
+                              AND h.why <> '')
         """,
     ),
     Invariant(

@@ -282,33 +282,6 @@ def healed(conn: Connection, limit: int = 1000) -> list[Healed]:
 
 
 @dataclass(frozen=True, slots=True)
-class Quarantined:
-    """A delivery that was refused."""
-
-    at: datetime
-    storage: str
-    path: str
-    reason: str
-    quarantine: str
-
-
-def quarantine(conn: Connection, limit: int = 1000) -> list[Quarantined]:
-    """Refused deliveries, latest first."""
-    return rows(
-        conn,
-        Quarantined,
-        """
-        SELECT state_since AS at, s.name AS storage, path, reason, quarantine
-          FROM trigger JOIN storage s USING (storage_id)
-         WHERE state = 'Quarantined'
-         ORDER BY trigger_id DESC
-         LIMIT %(limit)s
-        """,
-        limit=limit,
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class Link:
     """Traffic from one site to another."""
 

@@ -1,7 +1,7 @@
 """Sites, storages, links, policies, metadata keys: what `lightkeeper apply` writes."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -23,7 +23,7 @@ from lightkeeper.domain.catalog import (
 from lightkeeper.domain.policy import Members, Policy
 from lightkeeper.domain.states import Health
 from lightkeeper.domain.transferring import LinkLimit
-from lightkeeper.store.db import rows, value
+from lightkeeper.store.db import rows, value, values
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +174,28 @@ def policies(conn: Connection) -> list[Policy]:
     """Every policy by name, which is the order in which the copies they ask for are planned."""
     found = conn.execute("""
         SELECT policy_id, name, query, copies, media::text, free_on_site, min_age, priority, at, min_distance,
-               expires, remove_after, source, activity, retention, protected, quota, deadline, created, withdrawn
+               expires, remove_after, source, activity, retention, protected, quota, deadline, created, withdrawn,
+               0 AS used, temporary
           FROM policy
          ORDER BY name
     """).fetchall()
     return [Policy(i, name, query, copies, Media(media), *rest) for i, name, query, copies, media, *rest in found]
+
+
+def temporary_scopes(conn: Connection, among: Collection[str]) -> set[str]:
+    """Those of these scopes that hold temporary products."""
+    return set(
+        values(
+            conn,
+            """
+            SELECT name
+              FROM unnest(%(among)s::text[]) AS w (name)
+             WHERE EXISTS (SELECT FROM policy p
+                            WHERE p.temporary AND p.withdrawn IS NULL AND w.name LIKE ANY (p.scopes))
+            """,
+            among=list(among),
+        )
+    )
 
 
 def vocabulary(conn: Connection) -> Vocabulary:
@@ -340,10 +357,11 @@ def put_policy(conn: Connection, policy: Policy, members: Members) -> int:
         """
         INSERT INTO policy (name, query, set_query, file_query, scopes, copies, media, free_on_site, min_age, priority,
                             at, min_distance, expires, remove_after, source, activity, retention, protected, quota,
-                            deadline)
+                            deadline, temporary)
         VALUES (%(name)s, %(query)s, %(set_query)s::jsonpath, %(file_query)s::jsonpath, %(scopes)s, %(copies)s,
                 %(media)s, %(free)s, %(min_age)s, %(priority)s, %(at)s, %(min_distance)s, %(expires)s,
-                %(remove_after)s, %(source)s, %(activity)s, %(retention)s, %(protected)s, %(quota)s, %(deadline)s)
+                %(remove_after)s, %(source)s, %(activity)s, %(retention)s, %(protected)s, %(quota)s, %(deadline)s,
+                %(temporary)s)
         ON CONFLICT (name) DO UPDATE
            SET query = excluded.query, set_query = excluded.set_query, file_query = excluded.file_query,
                scopes = excluded.scopes, copies = excluded.copies, media = excluded.media,
@@ -351,6 +369,7 @@ def put_policy(conn: Connection, policy: Policy, members: Members) -> int:
                at = excluded.at, min_distance = excluded.min_distance, expires = excluded.expires,
                source = excluded.source, activity = excluded.activity, retention = excluded.retention,
                protected = excluded.protected, quota = excluded.quota, deadline = excluded.deadline,
+               temporary = excluded.temporary,
                remove_after = excluded.remove_after,
                promised = CASE WHEN (policy.query, policy.copies, policy.media, policy.at, policy.free_on_site,
                                      policy.min_age, policy.remove_after)
@@ -380,6 +399,7 @@ def put_policy(conn: Connection, policy: Policy, members: Members) -> int:
         protected=policy.protected,
         quota=policy.quota,
         deadline=policy.deadline,
+        temporary=policy.temporary,
     )
 
 

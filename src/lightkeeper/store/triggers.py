@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from psycopg import Connection
 
@@ -14,7 +15,8 @@ from lightkeeper.store.transitions import move
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A delivery that is ours until its lease ends; `epoch` fences us off afterwards. `waited` since acceptance;
-    `attempts` ended the process that read it."""
+    `attempts` ended the process that read it. Of one that a person released, who answers for it, and metadata that he
+    gave."""
 
     trigger_id: int
     epoch: int
@@ -22,6 +24,8 @@ class Claim:
     path: str
     waited: timedelta
     attempts: int
+    released_by: str | None = None
+    given: dict[str, Any] | None = None
 
 
 def accept(conn: Connection, storage_id: int, paths: Sequence[str]) -> int:
@@ -56,7 +60,7 @@ def claim(conn: Connection, limit: int, lease: timedelta) -> list[Claim]:
                 ORDER BY not_before, trigger_id
                 LIMIT %(limit)s
                 FOR UPDATE SKIP LOCKED)
-     RETURNING trigger_id, epoch, storage_id, path, now() - accepted AS waited, attempts
+     RETURNING trigger_id, epoch, storage_id, path, now() - accepted AS waited, attempts, released_by, given
         """,
         limit=limit,
         lease=lease,
@@ -101,7 +105,8 @@ def note_quarantine(conn: Connection, trigger_id: int, reason: str, where: str) 
 
 
 def quarantined(conn: Connection, trigger_id: int, reason: str) -> None:
-    """The delivery has been moved to the quarantine."""
+    """The delivery has been moved to the quarantine, and is nobody's until somebody decides about it."""
+    conn.execute("UPDATE trigger SET lease_until = NULL WHERE trigger_id = %s", (trigger_id,))
     move(conn, [trigger_id], Trigger.ACCEPTED, Trigger.QUARANTINED, reason)
 
 

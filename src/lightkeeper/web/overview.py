@@ -14,15 +14,15 @@ from lightkeeper.domain.states import Health, Production, Transformation
 from lightkeeper.steps import nights as night_step
 from lightkeeper.steps import rules
 from lightkeeper.steps.rules import Rule
-from lightkeeper.store import db, deletions, healing, messages, reports, topology
+from lightkeeper.store import db, deletions, healing, messages, quarantine, reports, topology
 from lightkeeper.store.deletions import Stopped
 from lightkeeper.store.messages import ConcernRow
+from lightkeeper.store.quarantine import Refused
 from lightkeeper.store.reports import (
     Healed,
     Link,
     Overdue,
     ProductionSummary,
-    Quarantined,
     StorageUse,
     Totals,
     TransformationSummary,
@@ -98,7 +98,7 @@ class Overview:
     made: int
     healed: list[Healed]
     n_healed: int
-    refused: list[Quarantined]
+    refused: list[Refused]
 
 
 def look(ctx: Context) -> Overview:
@@ -115,7 +115,7 @@ def look(ctx: Context) -> Overview:
         facts = healing.facts(conn)
         keeper = healing.keeper(conn)
         healed = reports.healed(conn)
-        refused = reports.quarantine(conn, limit=REFUSED)
+        refused = quarantine.find(conn, limit=REFUSED)
         elements = topology.storages(conn)
         policies = topology.policies(conn)
         overdue = reports.overdue(conn)

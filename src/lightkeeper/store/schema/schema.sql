@@ -7,7 +7,7 @@
 
 -- ============================================================================================ states
 CREATE TYPE file_state           AS ENUM ('Current', 'Superseded', 'Corrupted', 'Removed');
-CREATE TYPE trigger_state        AS ENUM ('Accepted', 'Registered', 'Quarantined');
+CREATE TYPE trigger_state        AS ENUM ('Accepted', 'Registered', 'Quarantined', 'Discarded');
 CREATE TYPE replica_state        AS ENUM ('Available', 'Suspect', 'Lost', 'Deleting', 'Buffered');
 CREATE TYPE transfer_state       AS ENUM ('Waiting', 'Running', 'Done', 'Failed');
 CREATE TYPE intent_state         AS ENUM ('Approved', 'Done', 'Void');
@@ -363,7 +363,9 @@ CREATE TABLE trigger (
     quarantine  text,                              -- where the file, its trigger and the reason went
     attempts    smallint NOT NULL DEFAULT 0,       -- processes that ended while they read it
     repeat      boolean NOT NULL DEFAULT false,    -- its file was in the catalogue already
-    night       text                               -- of a refused one, by its path; '' when that does not tell
+    night       text,                              -- of a refused one, by its path; '' when that does not tell
+    released_by text,                              -- who answers for what is wrong with it; NULL: nobody, as usual
+    given       jsonb                              -- metadata that he gave, which go before what the file says
 );
 -- One open delivery per name; the same name may be delivered again later.
 CREATE UNIQUE INDEX trigger_open ON trigger (storage_id, path) WHERE state = 'Accepted';
@@ -400,7 +402,8 @@ CREATE TABLE policy (
     query        jsonb NOT NULL,                         -- as written; {} for a list
     set_query    jsonpath,                               -- compiled, on set-level keys; NULL: file_policy lists its files
     file_query   jsonpath,                               -- compiled, on file-level keys; NULL: every file of the set
-    scopes       text[]                                  -- LIKE patterns: only files in one of them; NULL: in any
+    scopes       text[],                                 -- LIKE patterns: only files in one of them; NULL: in any
+    temporary    boolean NOT NULL DEFAULT false          -- its scopes are for temporary products
 );
 
 -- Which policies a metadata set falls under: what they ask for adds up. Written once per new set. Where the policy has a
@@ -420,15 +423,24 @@ CREATE TABLE file_policy (
 );
 CREATE INDEX file_policy_file ON file_policy (file_id);
 
--- Which policies each file falls under.
+-- Where temporary products lie.
+CREATE VIEW temporary_directory AS
+SELECT d.dir_id
+  FROM directory d
+  JOIN scope s USING (scope_id)
+  JOIN policy p ON p.temporary AND p.withdrawn IS NULL AND s.name LIKE ANY (p.scopes);
+
+-- Which policies each file falls under. Temporary products only under those that name their scope.
 CREATE VIEW file_owed AS
 SELECT f.file_id, f.set_id, f.size, m.policy_id
   FROM set_policy m
   JOIN policy p USING (policy_id)
   JOIN file f USING (set_id)
  WHERE (p.file_query IS NULL OR coalesce(f.extra, '{}') @@ p.file_query)
-   AND (p.scopes IS NULL OR EXISTS (SELECT FROM directory d JOIN scope s USING (scope_id)
-                                     WHERE d.dir_id = f.dir_id AND s.name LIKE ANY (p.scopes)))
+   AND CASE WHEN p.scopes IS NULL
+            THEN f.dir_id NOT IN (SELECT dir_id FROM temporary_directory)
+            ELSE EXISTS (SELECT FROM directory d JOIN scope s USING (scope_id)
+                          WHERE d.dir_id = f.dir_id AND s.name LIKE ANY (p.scopes)) END
  UNION ALL
 SELECT f.file_id, f.set_id, f.size, m.policy_id
   FROM file_policy m
