@@ -31,7 +31,11 @@ SECRET = "LIGHTKEEPER_PILOT_SECRET"  # noqa: S105  # the variable's name, not th
 LOG_LIMIT = 64 * 1024
 # `python -m cwltool` would end with 0 whatever happened.
 CWLTOOL = (sys.executable, "-c", "import sys; from cwltool.main import run; sys.exit(run())")
-CWLTOOL_OPTIONS = ("--no-container", "--disable-color", "--outdir", "out", "--tmpdir-prefix", "tmp/")
+SUMMARY = "outputs.json"
+CWLTOOL_OPTIONS = (
+    *("--no-container", "--disable-color", "--outdir", "out", "--tmpdir-prefix", "tmp/"),
+    *("--write-summary", SUMMARY),
+)
 
 
 class JobFailed(Exception):
@@ -92,7 +96,10 @@ class Pilot:
             self._set_status(job_id, "Uploading Output Data")
             report = {
                 "storage": job["upload"]["storage"],
-                "outputs": [self._upload(job["upload"], folder / "out" / name) for name in job["outputs"]],
+                "outputs": [
+                    self._upload(job["upload"], folder / "out", name, parameter)
+                    for name, parameter in _outputs(job, folder)
+                ],
                 "provenance": [_read_text(folder / "out" / name) for name in job["provenance_logs"]],
                 "log": _tail(log),
                 "bad_replicas": bad,
@@ -190,23 +197,29 @@ class Pilot:
             if not (folder / "out" / name).is_file():
                 raise JobFailed("Application left no output", f"it ended with 0, but did not make {name}", 0)
 
-    def _upload(self, upload: Mapping[str, str], path: Path) -> dict[str, Any]:
+    def _upload(self, upload: Mapping[str, str], out: Path, name: str, parameter: str | None) -> dict[str, Any]:
         """Upload one output into the job's temporary area; its fixity is that of the bytes here."""
         self._check()
         sums = Sums()
 
         def passing() -> Iterator[bytes]:
-            with path.open("rb") as file:
+            with (out / name).open("rb") as file:
                 for chunk in chunks_of(file):
                     sums.update(chunk)
                     yield chunk
 
         try:
-            self._storage(upload).write(f"{upload['directory']}/{path.name}", passing())
+            self._storage(upload).write(f"{upload['directory']}/{name}", passing())
         except LightkeeperError as error:
             raise JobFailed("Storing output data", error.message) from error
         fixity = sums.fixity()
-        return {"name": path.name, "size": fixity.size, "sha256": fixity.sha256, "adler32": fixity.adler32}
+        return {
+            "name": name,
+            "parameter": parameter,
+            "size": fixity.size,
+            "sha256": fixity.sha256,
+            "adler32": fixity.adler32,
+        }
 
     def _storage(self, place: Mapping[str, str]) -> Storage:
         if place["driver"] not in self._drivers:
@@ -261,6 +274,38 @@ def _die_with_parent() -> None:
     """Linux: the tool is killed when the pilot disappears, so that a killed pilot leaves no work running."""
     if sys.platform == "linux":
         _LIBC.prctl(1, signal.SIGKILL)
+
+
+def _outputs(job: Mapping[str, Any], folder: Path) -> list[tuple[str, str | None]]:
+    """What is uploaded by its name below the folder of outputs, with the tool's output when only the run named it."""
+    found: dict[str, str | None] = dict.fromkeys(job["outputs"])
+    if not job.get("collected"):
+        return list(found.items())
+    told = json.loads((folder / SUMMARY).read_text())
+    out = (folder / "out").resolve()
+    for parameter in job["collected"]:
+        for path in _files_in(told.get(parameter)):
+            inside = path.is_relative_to(out) and path.resolve().is_relative_to(folder.resolve())
+            if not inside or not path.is_file():
+                raise JobFailed("Application left no output", f"output {parameter} is no file of the job: {path}", 0)
+            found[path.relative_to(out).as_posix()] = parameter
+    return list(found.items())
+
+
+def _files_in(value: Any) -> Iterator[Path]:
+    """The files of an output value of CWL, those of directories and those that belong to others too."""
+    match value:
+        case {"class": "Directory"}:
+            yield from (Path(folder) / name for folder, _, names in os.walk(value["path"]) for name in sorted(names))
+        case {"class": "File"}:
+            yield Path(value["path"])
+            yield from _files_in(value.get("secondaryFiles"))
+        case dict():
+            yield from (path for item in value.values() for path in _files_in(item))
+        case list():
+            yield from (path for item in value for path in _files_in(item))
+        case _:
+            return
 
 
 def _what_it_said(log: str, exit_code: int) -> str:

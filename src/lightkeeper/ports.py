@@ -16,7 +16,7 @@ from lightkeeper.domain.errors import LightkeeperError
 from lightkeeper.domain.names import Fixity, Lfn
 from lightkeeper.domain.provenance import RanActivity
 from lightkeeper.domain.quality import Figure
-from lightkeeper.domain.work import JobOrder, JobRecipe, ProductionPlan
+from lightkeeper.domain.work import ExpectedOutput, FoundOutput, JobOrder, JobRecipe, ProductionPlan
 
 
 # --- storage -----------------------------------------------------------------------------------------------
@@ -363,6 +363,15 @@ class JobType(Protocol):
 
     def activities(self, log: str) -> Sequence[RanActivity]:
         """The runs that one provenance log of its tool tells of; raises Invalid when it cannot be read."""
+        ...
+
+
+class CollectingJobType(JobType, Protocol):
+    """A job type whose tool gives names to its outputs itself."""
+
+    def collect(self, order: JobOrder, found: Sequence[FoundOutput], logs: Sequence[str]) -> Sequence[ExpectedOutput]:
+        """What the files are that the run left as `collected` outputs, given what it left as provenance logs. Pure;
+        raises Invalid when something is missing or has a name that tells nothing."""
         ...
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from lightkeeper.domain.catalog import MetaKey, Vocabulary
 from lightkeeper.domain.errors import Conflict, Invalid, NotFound
 from lightkeeper.domain.query import Query
-from lightkeeper.domain.work import PlannedStep, ProductionPlan
-from lightkeeper_ctao import sandboxes
+from lightkeeper.domain.work import Companion, PlannedStep, ProductionPlan
+from lightkeeper_ctao import models, sandboxes
 from lightkeeper_ctao.dialect import Field, fields, plain_name, text, unknown
 from lightkeeper_ctao.findings import Findings
 from lightkeeper_ctao.job_types import JOB_TYPES
@@ -122,6 +122,7 @@ def _connected(steps: Sequence[Step], findings: Findings) -> list[PlannedStep]:
     """Steps with complete queries: what the parent makes, overlaid with the step's own conditions."""
     made: dict[int, Mapping[str, Any]] = {}
     planned: list[PlannedStep] = []
+    trained: list[models.Trained] = []
     for step in steps:
         parent = _parent(step)
         base: dict[str, Any] = deepcopy(dict(made.get(parent, {}))) if parent is not None else {}
@@ -133,7 +134,10 @@ def _connected(steps: Sequence[Step], findings: Findings) -> list[PlannedStep]:
         feeders = () if parent is not None else _feeders(known, made)
         with findings.noting():
             made[step.number] = known_products(step, known, base if parent is not None else known)
-            planned.append(_planned(step, parent, query, made[step.number], feeders))
+            needed = _models(step, made[step.number], trained)
+            planned.append(_planned(step, parent, query, made[step.number], feeders, needed))
+            if step.kind.transformation == "Training":
+                trained.append(models.Trained(step.number, step.kind.program, made[step.number]))
     findings.add(_twice(steps))
     return planned
 
@@ -186,8 +190,32 @@ def _twice(steps: Sequence[Step]) -> Iterable[Invalid]:
         yield found.wrong(f"the step does the same work as step {other.number} on the same files", meant)
 
 
+def _models(step: Step, made: Mapping[str, Any], trained: list[models.Trained]) -> tuple[Companion, ...]:
+    """The trained models that the step's options name."""
+    named = models.named(step.kind.name, step.values.get("options", []))
+    needed, unclear = models.companions(named, made, trained)
+    if unclear:
+        raise step.written.config["options"].wrong(
+            unclear[0], "narrow the step's conditions, so that only one of them fits"
+        )
+    return needed
+
+
+def _group_by(step: Step) -> str | None:
+    """What a task never mixes. What is learned from belongs together wherever it lies, so training does not go by
+    sites."""
+    if "group_by" in step.values:
+        return ",".join(step.values["group_by"])
+    return "MCCampaign" if step.kind.transformation == "Training" else None
+
+
 def _planned(
-    step: Step, parent: int | None, query: Mapping[str, Any], made: Mapping[str, Any], feeders: tuple[int, ...]
+    step: Step,
+    parent: int | None,
+    query: Mapping[str, Any],
+    made: Mapping[str, Any],
+    feeders: tuple[int, ...],
+    companions: tuple[Companion, ...],
 ) -> PlannedStep:
     values, kind = step.values, step.kind
     own = {key: value for key, value in values.items() if key not in GENERAL}
@@ -213,7 +241,7 @@ def _planned(
             "settings": own,
             "software": {key: values[key] for key in SOFTWARE if key in values},
         },
-        group_by=",".join(values["group_by"]) if "group_by" in values else None,
+        group_by=_group_by(step),
         destination=values.get("destination"),
         priority=values.get("priority", 5),
         processors=values.get("nb_processors", 1),
@@ -225,4 +253,5 @@ def _planned(
         input_limit=values.get("input_limit"),
         merges=kind.merges,
         feeders=feeders,
+        companions=companions,
     )

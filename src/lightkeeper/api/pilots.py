@@ -36,9 +36,10 @@ class Alive(Body):
 
 
 class Output(Body):
-    """An uploaded output."""
+    """An uploaded output; `parameter`: of the tool, when only the run gave the file its name."""
 
     name: Text
+    parameter: Text | None = None
     size: int = Field(ge=0, lt=2**63)
     sha256: str
     adler32: str

@@ -110,7 +110,8 @@ class ParentFacts:
 class TransformationFacts:
     """A transformation: its files that wait for a task (`ready`: a data centre has a verified copy; `lost`: no copy is
     left anywhere), files that somebody set Problematic, and its tasks by state. Cancelled tasks are not among `tasks`.
-    `wanted`: tasks without input that it shall have."""
+    `wanted`: tasks without input that it shall have. `lacks`: what all its jobs need, and the step that had to make it,
+    now complete, did not make exactly once."""
 
     transformation_id: int
     name: str
@@ -129,6 +130,7 @@ class TransformationFacts:
     done: int = 0
     failed: int = 0
     wanted: int = 0
+    lacks: str | None = None
 
 
 class Remedy(StrEnum):
@@ -180,6 +182,13 @@ def decide(facts: TransformationFacts, options: Options = DEFAULT) -> Decision:
         )
     if facts.ready:
         return _flush(facts, options)
+    if facts.lacks:
+        return Decision(
+            Remedy.DECIDE,
+            f"exactly one file was to be made that is its '{facts.lacks}'",
+            "nothing, until a person decides",
+            (f"lightkeeper transformation complete {facts.transformation_id}: end it without it",),
+        )
     if open_tasks:
         return Decision(
             Remedy.WAIT, f"{open_tasks} of {facts.tasks} tasks are not done yet", "it is completed when all are done"

@@ -13,11 +13,13 @@ from lightkeeper.domain.names import Lfn
 @dataclass(frozen=True, slots=True)
 class Companion:
     """A file that every job of a step gets beside its own inputs, under the name `role`: a trained model. It is what
-    `query` finds, a DIRAC-style map; with a `parent` what this earlier step makes, and jobs wait for it."""
+    `query` finds, a DIRAC-style map; with a `parent` what this earlier step makes, and jobs wait for it. Or it is the
+    file `lfn`."""
 
     role: str
     query: Mapping[str, Any]
     parent: int | None = None
+    lfn: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,21 +122,20 @@ class ExpectedOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class CollectedOutput:
-    """Files that the tool gives as its output `parameter`, as many as there are and as it calls them; each gets its
-    name below `folder`, and `meta`. `sources` are the inputs they are made from."""
+class FoundOutput:
+    """A file that the tool left as its output `parameter`, by its path below the job's output folder."""
 
     parameter: str
-    folder: str
-    meta: Mapping[str, MetaValue]
-    sources: tuple[Lfn, ...]
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
 class JobRecipe:
     """How a job is run: a CWL document (one text, nothing referenced), its input object with paths relative to the
     job's folder, files to be laid into that folder first, the outputs, and the names of the provenance logs the
-    tool leaves among its outputs (patterns are not allowed). `collected` are outputs whose names only the run tells."""
+    tool leaves among its outputs (patterns are not allowed). `collected` are the tool's outputs whose files have names
+    that only the run tells: their job type says in `collect` what they are. `software` is told of a run that keeps no
+    provenance log of its own. `container`: '', 'wanted' or 'needed'."""
 
     cwl: str
     inputs: Mapping[str, Any]
@@ -142,7 +143,9 @@ class JobRecipe:
     sandbox: Mapping[str, str] = field(default_factory=dict[str, str])
     provenance_logs: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
-    collected: tuple[CollectedOutput, ...] = ()
+    collected: tuple[str, ...] = ()
+    software: Mapping[str, str] = field(default_factory=dict[str, str])
+    container: str = ""
 
 
 # --- decisions -----------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from lightkeeper.domain.catalog import KeyLevel, Vocabulary
 from lightkeeper.domain.errors import Conflict, Invalid, NotFound, nearest
 from lightkeeper.domain.names import parse_name
 from lightkeeper.domain.query import Query, all_of
-from lightkeeper.domain.work import PlannedStep, ProductionPlan
+from lightkeeper.domain.work import Companion, PlannedStep, ProductionPlan
 from lightkeeper.steps import documents
-from lightkeeper.store import datasets, reports, stage, topology, work
+from lightkeeper.store import companions, datasets, reports, stage, topology, work
 from lightkeeper.store.db import Connection
 
 
@@ -63,6 +63,9 @@ def submit(ctx: Context, name: str, document: str, sandbox: Mapping[str, bytes],
                 open_=open_ and step.parent is None and list_id is None,
                 dataset_id=list_id,
             )
+            for companion in step.companions:
+                _add_companion(conn, ids, step.number, companion, vocabulary)
+        _find_companions(conn, steps, ids)
         taken = work.activate(conn, production_id)
         if not taken and not open_:
             raise Invalid(_no_input(steps), hint="check the query, or submit with --open for files that will come")
@@ -108,9 +111,33 @@ def _input(conn: Connection, step: PlannedStep, vocabulary: Vocabulary) -> tuple
     return Query(all_of([own.tree, Query.from_map(row.query, vocabulary).tree])), None
 
 
+def _add_companion(
+    conn: Connection, ids: Mapping[int, int], number: int, companion: Companion, vocabulary: Vocabulary
+) -> None:
+    query = Query.from_map(companion.query, vocabulary)
+    parent_id = ids[companion.parent] if companion.parent is not None else None
+    at_set, at_file = query.jsonpath(vocabulary, KeyLevel.SET) or "true", query.jsonpath(vocabulary, KeyLevel.FILE)
+    companions.add(conn, ids[number], companion, parent_id, at_set, at_file)
+
+
+def _find_companions(conn: Connection, plan: ProductionPlan, ids: Mapping[int, int]) -> None:
+    """Take the companions that are there already; raises Invalid when one is not, or several could be meant."""
+    numbers = {transformation_id: number for number, transformation_id in ids.items()}
+    for found in companions.find_registered(conn, list(ids.values())):
+        step = next(step for step in plan.steps if step.number == numbers[found.transformation_id])
+        query = next(dict(companion.query) for companion in step.companions if companion.role == found.role)
+        raise Invalid(
+            f"step {step.number}: {found.n or 'no'} registered files are '{found.role}' by {query}"
+            + (f": {', '.join(found.names)}, …" if found.n else ""),
+            hint="exactly one is needed: narrow the conditions" if found.n else "train a model first, and name it",
+        )
+
+
 def _check(conn: Connection, step: PlannedStep, vocabulary: Vocabulary, sites: list[str]) -> None:
     query, _ = _input(conn, step, vocabulary)
     query.jsonpath(vocabulary, KeyLevel.SET)
+    for companion in step.companions:
+        Query.from_map(companion.query, vocabulary).jsonpath(vocabulary, KeyLevel.SET)
     for key in (step.group_by or "").split(","):
         if key.strip():
             vocabulary.key(key.strip())

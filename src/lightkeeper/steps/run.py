@@ -11,23 +11,36 @@ lock of their task, in the transaction that registers them: no other attempt can
 import hashlib
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from lightkeeper import __version__
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import Media, NewFile, SiteKind, StorageElement
-from lightkeeper.domain.errors import Conflict, Corrupt, LightkeeperError, NotFound, Refused, Unavailable
+from lightkeeper.domain.errors import Conflict, Corrupt, Invalid, LightkeeperError, NotFound, Refused, Unavailable
 from lightkeeper.domain.names import Fixity, Lfn, printable
 from lightkeeper.domain.provenance import RanActivity
 from lightkeeper.domain.sharing import suits
 from lightkeeper.domain.states import Health, Job, Pilot
-from lightkeeper.domain.work import ExpectedOutput, JobInput, JobOrder, JobRecipe
-from lightkeeper.ports import PilotOrder, Storage
+from lightkeeper.domain.work import ExpectedOutput, FoundOutput, JobInput, JobOrder, JobRecipe
+from lightkeeper.ports import CollectingJobType, PilotOrder, Storage
 from lightkeeper.steps import admit, suspicion
 from lightkeeper.steps.queue import Queue
-from lightkeeper.store import catalog, db, healing, jobs, promotion, provenance, stage, topology, transfers, transitions
+from lightkeeper.store import (
+    catalog,
+    companions,
+    db,
+    healing,
+    jobs,
+    promotion,
+    provenance,
+    stage,
+    topology,
+    transfers,
+    transitions,
+)
 from lightkeeper.store.jobs import ClaimedJob, CompletingJob, PilotRow
 from lightkeeper.store.suspicion import FailedRead
 
@@ -64,7 +77,9 @@ def claim(
         if not begun:
             return []
         inputs = jobs.inputs_of_tasks(conn, [job.task_id for job in begun])
-        ids = sorted({file_id for files in inputs.values() for file_id in files})
+        shared = companions.of_transformations(conn, [job.transformation_id for job in begun])
+        read = [*inputs.values(), *(roles.values() for roles in shared.values())]
+        ids = sorted({file_id for files in read for file_id in files})
         files = {file.file_id: file for file in catalog.files_by_id(conn, ids)}
         copies = catalog.replicas_of(conn, ids)
         online = stage.online_copies(conn, ids)
@@ -77,9 +92,11 @@ def claim(
             sources.setdefault(copy.file_id, []).append(storage)
     orders: list[dict[str, Any]] = []
     for job in begun:
-        own = sorted((files[i] for i in inputs.get(job.task_id, ()) if i in files), key=lambda file: file.lfn)
+        roles = shared.get(job.transformation_id, {})
+        read = {*inputs.get(job.task_id, ()), *roles.values()}
+        own = sorted((files[i] for i in read if i in files), key=lambda file: file.lfn)
         try:
-            recipe = _recipe(ctx, job, own)
+            recipe = _recipe(ctx, job, own, roles)
             upload = _upload_to(pilot.site, storages.values())
         except Unavailable as error:
             fail(ctx, job.job_id, "Storing output data", error.message, None)
@@ -110,6 +127,7 @@ def _order(
         "sandbox": dict(recipe.sandbox),
         "environment": dict(recipe.environment),
         "outputs": [output.name for output in recipe.outputs],
+        "collected": list(recipe.collected),
         "provenance_logs": list(recipe.provenance_logs),
         "input_files": [
             {
@@ -200,12 +218,16 @@ def accept(ctx: Context, job_id: int) -> bool:
         job = jobs.completing_job(conn, job_id)
         if job is None:
             return True
-        files = catalog.files_by_id(conn, jobs.inputs_of_tasks(conn, [job.task_id]).get(job.task_id, []))
+        roles = companions.of_transformations(conn, [job.transformation_id]).get(job.transformation_id, {})
+        own = jobs.inputs_of_tasks(conn, [job.task_id]).get(job.task_id, [])
+        files = catalog.files_by_id(conn, [*own, *roles.values()])
         storages = {s.name: s for s in topology.storages(conn)}
     try:
-        recipe = _recipe(ctx, job, files)
+        recipe = _recipe(ctx, job, files, roles)
         element = _storage_named(str(job.report["storage"]), storages)
-        outputs = _verified(ctx, ctx.storage(element), job, recipe.outputs)
+        expected = _expected(ctx, job, recipe, files, roles)
+        recipe = replace(recipe, outputs=expected)
+        outputs = _verified(ctx, ctx.storage(element), job, expected)
         activities = [a for log in job.report["provenance"] for a in ctx.job_type(job.job_type).activities(log)]
         _register(ctx, job, recipe, outputs, activities, element, {file.lfn: file.file_id for file in files})
     except Unavailable as error:
@@ -214,6 +236,20 @@ def accept(ctx: Context, job_id: int) -> bool:
     except LightkeeperError as error:
         _fail_from(ctx, job_id, Job.COMPLETING, "Accepting output data", error.message, None)
     return True
+
+
+def _expected(
+    ctx: Context, job: CompletingJob, recipe: JobRecipe, files: Sequence[catalog.FileRow], roles: Mapping[str, int]
+) -> tuple[ExpectedOutput, ...]:
+    """The outputs that were known before, and those that only the run named."""
+    if not recipe.collected:
+        return recipe.outputs
+    found = [FoundOutput(o["parameter"], o["name"]) for o in job.report["outputs"] if o.get("parameter")]
+    if wrong := {output.parameter for output in found} - set(recipe.collected):
+        raise Invalid(f"the job has no output '{printable(min(wrong))}'")
+    collecting = cast("CollectingJobType", ctx.job_type(job.job_type))
+    more = collecting.collect(_job_order(job, files, roles), found, [str(log) for log in job.report["provenance"]])
+    return (*recipe.outputs, *more)
 
 
 def _verified(
@@ -304,13 +340,15 @@ def _record_activities(
         made_by |= {output.lfn: activity_id for output in outputs}
     for output in recipe.outputs:
         if output.lfn not in made_by:
-            ctx.log.warning("no provenance log tells of an output", job=job.job_id, output=output.name)
+            if recipe.provenance_logs:
+                ctx.log.warning("no provenance log tells of an output", job=job.job_id, output=output.name)
             made_by[output.lfn] = provenance.add_activity(
                 conn,
                 name=job.job_type,
                 agent=agent,
-                software={"lightkeeper": __version__},
+                software=dict(recipe.software) | {"lightkeeper": __version__},
                 job_id=job.job_id,
+                configuration=recipe.inputs,
                 used=[input_ids[lfn] for lfn in output.sources],
             )
     return made_by
@@ -369,10 +407,17 @@ def _start_pilot(ctx: Context, site: jobs.Computing, api_url: str) -> bool:
 
 
 # --- helpers -----------------------------------------------------------------------------------------------------
-def _recipe(ctx: Context, job: ClaimedJob | CompletingJob, files: Sequence[catalog.FileRow]) -> JobRecipe:
-    inputs = tuple(JobInput(file.lfn, file.meta) for file in files)
-    order = JobOrder(job.transformation_id, job.task_id, job.job_id, job.body, inputs, number=job.number)
-    return ctx.job_type(job.job_type).recipe(order)
+def _recipe(
+    ctx: Context, job: ClaimedJob | CompletingJob, files: Sequence[catalog.FileRow], roles: Mapping[str, int]
+) -> JobRecipe:
+    return ctx.job_type(job.job_type).recipe(_job_order(job, files, roles))
+
+
+def _job_order(job: ClaimedJob | CompletingJob, files: Sequence[catalog.FileRow], roles: Mapping[str, int]) -> JobOrder:
+    given = {file.file_id: JobInput(file.lfn, file.meta) for file in files}
+    shared = {role: given[file_id] for role, file_id in roles.items()}
+    own = tuple(given[file.file_id] for file in files if file.file_id not in roles.values())
+    return JobOrder(job.transformation_id, job.task_id, job.job_id, job.body, own, shared, job.number)
 
 
 def _upload_to(site: str, storages: Iterable[StorageElement]) -> StorageElement:

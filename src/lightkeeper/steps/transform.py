@@ -11,7 +11,7 @@ from lightkeeper.context import Context
 from lightkeeper.domain.errors import LightkeeperError
 from lightkeeper.domain.grouping import refuse_wrong, site_of
 from lightkeeper.domain.states import Transformation
-from lightkeeper.store import jobs, stage, work
+from lightkeeper.store import companions, jobs, stage, work
 
 AT_ONCE = 100_000
 """New files that are looked at in one transaction."""
@@ -69,6 +69,8 @@ def look_again(ctx: Context) -> int:
 
 
 def submit_jobs(ctx: Context) -> int:
-    """Queue the next attempt of every task that is due; return how many."""
+    """Queue the next attempt of every task that is due, and that has what all of its transformation need; return how
+    many."""
     with ctx.db.transaction() as conn:
+        companions.take_what_parents_made(conn)
         return jobs.submit_jobs(conn, limit=10_000)

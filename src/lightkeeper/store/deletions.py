@@ -760,6 +760,7 @@ def expired(conn: Connection, limit: int) -> list[Expired]:
            AND NOT EXISTS (SELECT FROM dataset_file d WHERE d.file_id = f.file_id)
            AND NOT EXISTS (SELECT FROM task_input i JOIN task USING (task_id)
                             WHERE i.file_id = f.file_id AND task.state IN ('Ready', 'Running'))
+           AND NOT EXISTS (SELECT FROM companion_in_use u WHERE u.file_id = f.file_id)
          ORDER BY f.file_id
          LIMIT %(limit)s
         """,

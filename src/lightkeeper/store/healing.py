@@ -66,7 +66,9 @@ def facts(
         SELECT t.transformation_id, t.name, t.type, t.state, t.open, parent.transformation_id, parent.state,
                t.group_size, t.flushes, coalesce(c.unused, 0)::bigint, coalesce(w.ready, 0), coalesce(w.lost, 0),
                coalesce(c.ready + c.running + c.done + c.failed, 0)::bigint, coalesce(c.running, 0)::bigint,
-               coalesce(c.done, 0)::bigint, coalesce(c.failed, 0)::bigint
+               coalesce(c.done, 0)::bigint, coalesce(c.failed, 0)::bigint,
+               (SELECT min(o.role) FROM companion o JOIN transformation m ON m.transformation_id = o.parent_id
+                 WHERE o.transformation_id = t.transformation_id AND o.file_id IS NULL AND m.state = 'Completed')
           FROM looked t
           LEFT JOIN transformation parent ON parent.transformation_id = t.parent_id
           LEFT JOIN waiting w ON w.transformation_id = t.transformation_id
@@ -92,6 +94,7 @@ def facts(
             running=line[13],
             done=line[14],
             failed=line[15],
+            lacks=line[16],
         )
         for line in found
     ]

@@ -37,6 +37,13 @@ def submit_jobs(conn: Connection, limit: int) -> int:
                AND NOT EXISTS (SELECT FROM task_input i JOIN replica r USING (file_id)
                                 WHERE i.task_id = task.task_id AND r.state = 'Suspect'
                                   AND NOT EXISTS (SELECT FROM verified_copy c WHERE c.file_id = i.file_id))
+               -- what all jobs of the transformation read is not made yet, or cannot be read now
+               AND NOT EXISTS (SELECT FROM companion c
+                                WHERE c.transformation_id = t.transformation_id
+                                  AND NOT EXISTS (SELECT FROM online_copy o
+                                                    JOIN verified_copy v USING (file_id, storage_id)
+                                                    JOIN storage_now n ON n.storage_id = o.storage_id
+                                                   WHERE o.file_id = c.file_id AND n.readable))
                -- an input of which no copy can be read, but on tape, is being staged
                AND (NOT EXISTS (SELECT FROM tape_storage)
                     OR NOT EXISTS (SELECT FROM task_input i

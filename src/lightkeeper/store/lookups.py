@@ -124,10 +124,15 @@ def open_tasks(conn: Connection, file_ids: Sequence[int]) -> dict[int, int]:
             """
             SELECT i.file_id, max(task.task_id)
               FROM task_input i JOIN task USING (task_id)
-             WHERE i.file_id = ANY(%s) AND task.state IN ('Ready', 'Running')
+             WHERE i.file_id = ANY(%(ids)s) AND task.state IN ('Ready', 'Running')
              GROUP BY i.file_id
+             UNION ALL
+            SELECT u.file_id, max(task.task_id)
+              FROM companion_in_use u JOIN task USING (transformation_id)
+             WHERE u.file_id = ANY(%(ids)s) AND task.state IN ('Ready', 'Running')
+             GROUP BY u.file_id
             """,
-            (list(file_ids),),
+            {"ids": list(file_ids)},
         ).fetchall()
     )
 
@@ -140,6 +145,9 @@ def ties(conn: Connection, file_ids: Sequence[int]) -> dict[int, str]:
             SELECT file_id, 'files were made from it' FROM used WHERE file_id = ANY(%(ids)s)
              UNION ALL
             SELECT file_id, 'it is an input of task ' || task_id FROM task_input WHERE file_id = ANY(%(ids)s)
+             UNION ALL
+            SELECT file_id, 'every job of transformation ' || transformation_id || ' reads it'
+              FROM companion WHERE file_id = ANY(%(ids)s)
              UNION ALL
             SELECT file_id, 'a copy of it is under way' FROM transfer
              WHERE file_id = ANY(%(ids)s) AND state IN ('Waiting', 'Running')

@@ -135,14 +135,25 @@ _OF_TASKS = SQL("""
       FROM task
       JOIN transformation t USING (transformation_id)
       JOIN task_input i USING (task_id)
-     WHERE task.state = 'Ready' AND t.state IN ('Active', 'Flush') AND {}
+     WHERE task.state = 'Ready' AND t.state IN ('Active', 'Flush') AND {0}
        AND NOT EXISTS (SELECT FROM online_copy c
                          JOIN verified_copy v USING (file_id, storage_id)
                          JOIN storage_now o ON o.storage_id = c.storage_id
                         WHERE c.file_id = i.file_id AND o.readable)
      GROUP BY i.file_id
+     UNION ALL
+    SELECT u.file_id, min(t.priority), 0::bigint
+      FROM companion_in_use u
+      JOIN transformation t USING (transformation_id)
+     WHERE t.state IN ('Active', 'Flush') AND {0}
+       AND EXISTS (SELECT FROM task WHERE task.transformation_id = t.transformation_id AND task.state = 'Ready')
+       AND NOT EXISTS (SELECT FROM online_copy c
+                         JOIN verified_copy v USING (file_id, storage_id)
+                         JOIN storage_now o ON o.storage_id = c.storage_id
+                        WHERE c.file_id = u.file_id AND o.readable)
+     GROUP BY u.file_id
 """)
-"""Inputs of tasks that nobody can read now."""
+"""Inputs of tasks, and what all jobs of their transformation read, that nobody can read now."""
 
 
 def wish_for_transfers(conn: Connection, file_ids: Sequence[int]) -> int:

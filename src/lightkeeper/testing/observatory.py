@@ -15,7 +15,7 @@ from lightkeeper.domain.fixity import fixity_of
 from lightkeeper.domain.names import parse_lfn
 from lightkeeper.domain.provenance import RanActivity
 from lightkeeper.domain.quality import Figure
-from lightkeeper.domain.work import ExpectedOutput, JobOrder, JobRecipe, PlannedStep, ProductionPlan
+from lightkeeper.domain.work import Companion, ExpectedOutput, JobOrder, JobRecipe, PlannedStep, ProductionPlan
 from lightkeeper.ports import CampaignWriter, JobType, Product, ProductionReader, ProductReader
 
 KEYS = (
@@ -82,6 +82,7 @@ class PlainProductions:
                     group_size=step["group_size"],
                     group_by=step.get("group_by"),
                     body={"level": number} | step.get("body", {}),
+                    companions=tuple(Companion(**one) for one in step.get("companions", ())),
                 )
                 for number, step in enumerate(steps, start=1)
             ),
@@ -115,10 +116,11 @@ class Concatenate:
         }
         meta = {"level": order.body["level"], "kind": str(order.inputs[0].meta.get("kind", "none"))}
         lfn = parse_lfn(f"/test/products/{order.transformation_id}/{name}")
+        shared = [one.lfn for one in order.companions.values()]
         return JobRecipe(
             cwl=json.dumps(tool),
             inputs={"parts": [{"class": "File", "location": f"inputs{i.lfn}"} for i in order.inputs]},
-            outputs=(ExpectedOutput(name, lfn, meta, tuple(i.lfn for i in order.inputs)),),
+            outputs=(ExpectedOutput(name, lfn, meta, (*(i.lfn for i in order.inputs), *shared)),),
         )
 
     def activities(self, log: str) -> Sequence[RanActivity]:  # noqa: ARG002

@@ -1,12 +1,14 @@
 """What every job type of ctapipe does alike: metadata of products, their names, files in the job's folder."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
 from lightkeeper.domain.catalog import MetaValue
-from lightkeeper.domain.names import Lfn
-from lightkeeper.domain.work import JobInput
+from lightkeeper.domain.names import Lfn, parse_lfn
+from lightkeeper.domain.work import ExpectedOutput, FoundOutput, JobInput, JobOrder
+from lightkeeper_ctao.job_types import names
 
 CARRIED = (
     "data_level",
@@ -76,6 +78,20 @@ def log_name(output: str) -> str:
 def cwl_text(name: str) -> str:
     """A CWL document of this package."""
     return (files("lightkeeper_ctao.job_types") / name).read_text()
+
+
+def as_text(document: Mapping[str, Any]) -> str:
+    """A CWL document as one text."""
+    return json.dumps(document)
+
+
+def found(
+    order: JobOrder, output: FoundOutput, meta: Mapping[str, MetaValue], run: int | None, sources: Iterable[JobInput]
+) -> ExpectedOutput:
+    """An output that its program named itself, where it belongs."""
+    folder = names.directory(order.body, meta, order.transformation_id, run)
+    lfn = parse_lfn(f"{folder}/{output.name.rpartition('/')[2]}")
+    return ExpectedOutput(output.name, lfn, meta, (*lfns(sources), *lfns(order.companions.values())))
 
 
 def lfns(inputs: Iterable[JobInput]) -> tuple[Lfn, ...]:

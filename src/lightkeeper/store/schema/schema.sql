@@ -762,6 +762,26 @@ CREATE TABLE transformation (
 CREATE INDEX transformation_production ON transformation (production_id);
 CREATE INDEX transformation_parent ON transformation (parent_id);
 
+-- Files that every job of a transformation gets beside its own inputs, by role: trained models.
+CREATE TABLE companion (
+    file_id           bigint,                          -- NULL: the parent has not made it yet
+    transformation_id int NOT NULL REFERENCES transformation,
+    parent_id         int REFERENCES transformation,   -- it is what this one makes; NULL: it was there
+    role              text NOT NULL,
+    query             jsonb NOT NULL,                  -- as planned
+    set_query         jsonpath NOT NULL,               -- compiled, on set-level keys
+    file_query        jsonpath,                        -- compiled, on file-level keys; NULL: every file of the set
+    PRIMARY KEY (transformation_id, role)
+);
+CREATE INDEX companion_file ON companion (file_id);
+
+-- Companions of transformations that are not over.
+CREATE VIEW companion_in_use AS
+SELECT c.file_id, c.transformation_id
+  FROM companion c
+  JOIN transformation t USING (transformation_id)
+ WHERE c.file_id IS NOT NULL AND t.state IN ('New', 'Active', 'Flush', 'Stopped');
+
 -- Which metadata sets a transformation takes. Written once per new set, not once per file.
 CREATE TABLE transformation_set (
     set_id            bigint NOT NULL,
@@ -1067,6 +1087,7 @@ SELECT c.recall_id
                  JOIN task USING (task_id)
                  JOIN transformation t ON t.transformation_id = i.transformation_id
                 WHERE i.file_id = c.file_id AND task.state IN ('Ready', 'Running') AND t.state IN ('Active', 'Flush'))
+    OR EXISTS (SELECT FROM companion_in_use u WHERE u.file_id = c.file_id)
     OR EXISTS (SELECT FROM recheck k WHERE k.file_id = c.file_id AND k.storage_id = c.storage_id)
     OR EXISTS (SELECT FROM replica r
                 WHERE r.file_id = c.file_id AND r.storage_id = c.storage_id AND r.state = 'Suspect');
