@@ -10,6 +10,7 @@ from pydantic import Field
 from lightkeeper.api.body import Body
 from lightkeeper.context import Context
 from lightkeeper.steps import produce
+from lightkeeper.store import productions as store
 from lightkeeper.store import reports
 
 
@@ -30,7 +31,7 @@ def make_router(ctx: Context, operator: Callable[..., None]) -> APIRouter:
     @router.get("")
     def productions() -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
         with ctx.db.transaction() as conn:
-            return [asdict(p) for p in reports.productions(conn)]
+            return [asdict(p) for p in store.summaries(conn)]
 
     @router.post("/plan")
     def plan(body: Document) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]

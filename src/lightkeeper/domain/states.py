@@ -240,6 +240,7 @@ MOVES: Final[Mapping[Kind, Mapping[tuple[State, State], str]]] = {
         (Production.ACTIVE, Production.STOPPED): "operator",
         (Production.STOPPED, Production.ACTIVE): "operator",
         (Production.ACTIVE, Production.COMPLETED): "heal: every transformation is Completed",
+        (Production.COMPLETED, Production.ACTIVE): "operator: extended",
     },
     Transformation: {
         (Transformation.NEW, Transformation.ACTIVE): "produce: started",
@@ -249,6 +250,7 @@ MOVES: Final[Mapping[Kind, Mapping[tuple[State, State], str]]] = {
         ): "heal: no more input will come, some wait below the group size",
         (Transformation.FLUSH, Transformation.ACTIVE): "transform: the smaller groups are made",
         (Transformation.ACTIVE, Transformation.STOPPED): "operator",
+        (Transformation.FLUSH, Transformation.STOPPED): "operator",
         (Transformation.STOPPED, Transformation.ACTIVE): "operator",
         (
             Transformation.ACTIVE,

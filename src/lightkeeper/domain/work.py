@@ -1,11 +1,13 @@
 """Productions, transformations, tasks, jobs, pilots; and what decides about them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from enum import StrEnum
 from typing import Any
 
 from lightkeeper.domain.catalog import MetaValue
+from lightkeeper.domain.errors import Conflict
 from lightkeeper.domain.names import Lfn
 
 
@@ -59,8 +61,8 @@ class PlannedStep:
     merges: bool = False
     """A task makes one file of all its inputs; else one of each. For estimates."""
     feeders: tuple[int, ...] = ()
-    """Earlier steps that make files which `query` finds as well, though none is the parent: it takes files until they
-    are complete."""
+    """Earlier steps that make what `query` asks for, though none is named as the parent: it takes what any of them
+    makes."""
     grouping: str | None = None
     """Plug-in that puts files into tasks; None: by the values of the keys in `group_by`, or by site without them."""
 
@@ -84,6 +86,46 @@ class ProductionPlan:
     warnings: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     """What must still be handed in with the document before it can be submitted, told in sentences."""
+
+
+class Match(StrEnum):
+    """What a step with a parent takes. LINEAGE: what the parent made in this production. CATALOGUE: every file that
+    matches, also of other productions."""
+
+    LINEAGE = "lineage"
+    CATALOGUE = "catalogue"
+
+
+ALL_FILES = 2**31 - 1
+"""A group of all the files there are."""
+
+
+def in_single_jobs(plan: ProductionPlan) -> ProductionPlan:
+    """The plan with one job for each step, on all its files."""
+    steps = (replace(step, group_size=ALL_FILES, grouping="number", group_by=None, n_tasks=1) for step in plan.steps)
+    return replace(plan, steps=tuple(step if step.without_input else replace(step, n_tasks=0) for step in steps))
+
+
+# What may differ in a step that is still the same: what it is called has been told already.
+_COMPARED = ("name", "type", "job_type", "query", "parent", "feeders", "group_size", "group_by", "body", "dataset")
+
+
+def added_steps(before: ProductionPlan, after: ProductionPlan) -> list[PlannedStep]:
+    """The steps that `after` has more; raises Conflict when it is not `before` with steps added."""
+    now = {step.number: step for step in after.steps}
+    for step in before.steps:
+        if step.number not in now:
+            raise Conflict(
+                f"step {step.number} is not in the document any more", hint="a production is extended, never cut"
+            )
+        changed = [name for name in _COMPARED if getattr(step, name) != getattr(now[step.number], name)]
+        if changed:
+            raise Conflict(
+                f"step {step.number} is another one in this document: {', '.join(changed)}",
+                hint="steps may be added; what runs already cannot be changed",
+            )
+    known = {step.number for step in before.steps}
+    return [step for step in after.steps if step.number not in known]
 
 
 # --- jobs: one attempt -------------------------------------------------------------------------------------

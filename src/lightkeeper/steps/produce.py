@@ -4,7 +4,7 @@ Before: a person wrote the document.    After: transform.py makes tasks of the f
 Called by the API. Safe to run twice: the same name with the same document is the same production.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightkeeper.context import Context
@@ -12,13 +12,15 @@ from lightkeeper.domain.catalog import KeyLevel, Vocabulary
 from lightkeeper.domain.errors import Conflict, Invalid, NotFound, nearest
 from lightkeeper.domain.names import parse_name
 from lightkeeper.domain.query import Query, all_of
-from lightkeeper.domain.work import Companion, PlannedStep, ProductionPlan
+from lightkeeper.domain.states import Production, Transformation
+from lightkeeper.domain.work import Companion, Match, PlannedStep, ProductionPlan, added_steps, in_single_jobs
 from lightkeeper.steps import documents
-from lightkeeper.store import companions, datasets, reports, stage, topology, work
+from lightkeeper.store import companions, datasets, productions, reports, stage, topology, transitions, work
 from lightkeeper.store.db import Connection
+from lightkeeper.store.productions import ProductionRow
 
 
-def plan(ctx: Context, document: str, sandbox: Mapping[str, bytes]) -> ProductionPlan:
+def plan(ctx: Context, document: str, sandbox: Mapping[str, bytes], *, single_jobs: bool = False) -> ProductionPlan:
     """What the document asks for, checked as far as it can be without doing anything; raises Invalid."""
     if not ctx.observatories:
         raise Invalid("no observatory package is installed, so no production document can be read")
@@ -29,6 +31,8 @@ def plan(ctx: Context, document: str, sandbox: Mapping[str, bytes]) -> Productio
         return query.to_dirac()
 
     plan = documents.read_document(ctx.observatories[0], document, sandbox, conditions)
+    if single_jobs:
+        plan = in_single_jobs(plan)
     with ctx.db.transaction() as conn:
         vocabulary = topology.vocabulary(conn)
         sites = [site.name for site in topology.sites(conn)]
@@ -38,46 +42,129 @@ def plan(ctx: Context, document: str, sandbox: Mapping[str, bytes]) -> Productio
     return plan
 
 
-def submit(ctx: Context, name: str, document: str, sandbox: Mapping[str, bytes], *, open_: bool = False) -> str:
-    """Start a production on the files that match now, with `open_` also on those that come later; its name."""
+def submit(
+    ctx: Context,
+    name: str,
+    document: str,
+    sandbox: Mapping[str, bytes],
+    *,
+    open_: bool = False,
+    match: Match = Match.LINEAGE,
+    hold: bool = False,
+    single_jobs: bool = False,
+) -> str:
+    """Start a production on the files that match now, with `open_` also on those that come later; its name. With `hold`
+    it is only made; with `single_jobs` every step is one job on all its files."""
     parse_name(name, "production")
-    steps = plan(ctx, document, sandbox)
+    steps = plan(ctx, document, sandbox, single_jobs=single_jobs)
     if steps.missing:
         raise Invalid("\n".join(steps.missing), hint="put the files where the document names them")
     with ctx.db.transaction() as conn:
-        known = work.production(conn, name)
+        known = productions.production(conn, name)
         if known is not None:
             return _same(known, document)
-        vocabulary = topology.vocabulary(conn)
-        production_id = work.add_production(conn, name, steps.campaign, document, steps.warnings)
-        ids: dict[int, int] = {}
-        for step in steps.steps:
-            query, list_id = _input(conn, step, vocabulary)
-            ids[step.number] = work.add_transformation(
-                conn,
-                production_id,
-                step,
-                ids[step.parent] if step.parent is not None else None,
-                query.jsonpath(vocabulary, KeyLevel.SET) or "true",
-                query.jsonpath(vocabulary, KeyLevel.FILE),
-                open_=open_ and step.parent is None and list_id is None,
-                dataset_id=list_id,
-            )
-            for companion in step.companions:
-                _add_companion(conn, ids, step.number, companion, vocabulary)
-        _find_companions(conn, steps, ids)
-        taken = work.activate(conn, production_id)
-        if not taken and not open_:
+        production_id = productions.add(conn, name, steps.campaign, document, _texts(sandbox), steps.warnings)
+        ids = _add_steps(conn, production_id, steps.steps, {}, open_=open_, match=match)
+        taken = 0 if hold else productions.start(conn, production_id)
+        if not taken and not open_ and not hold and not any(step.without_input for step in steps.steps):
             raise Invalid(_no_input(steps), hint="check the query, or submit with --open for files that will come")
     ctx.log.info("submitted", production=name, transformations=len(ids), inputs=taken)
     return name
 
 
+def extend(
+    ctx: Context,
+    name: str,
+    document: str,
+    sandbox: Mapping[str, bytes],
+    *,
+    open_: bool = False,
+    match: Match = Match.LINEAGE,
+    dry_run: bool = False,
+) -> list[PlannedStep]:
+    """Add the steps that the document has more than that of the production; what runs is not touched. Children of
+    steps that are there take also what these made already. Returns the new steps."""
+    with ctx.db.transaction() as conn:
+        before = _known(conn, name)
+    after = plan(ctx, document, sandbox)
+    if after.missing:
+        raise Invalid("\n".join(after.missing), hint="put the files where the document names them")
+    old = plan(ctx, before.document, {file: text.encode() for file, text in before.sandbox.items()})
+    added = added_steps(old, after)
+    if not added or dry_run:
+        return added
+    with ctx.db.transaction() as conn:
+        production = _known(conn, name)
+        productions.lock(conn, production.production_id)
+        if _known(conn, name).document != before.document:
+            raise Conflict(f"production '{name}' was extended by somebody else meanwhile", hint="do it again")
+        ids = {step.number: step.transformation_id for step in productions.steps(conn, production.production_id)}
+        new = _add_steps(conn, production.production_id, added, ids, open_=open_, match=match)
+        productions.replace_document(
+            conn, production.production_id, document, {**before.sandbox, **_texts(sandbox)}, after.warnings
+        )
+        if production.state is not Production.NEW:
+            productions.take(conn, new)
+            transitions.move(conn, new, Transformation.NEW, Transformation.ACTIVE)
+            if production.state is Production.STOPPED:
+                transitions.move(conn, new, Transformation.ACTIVE, Transformation.STOPPED, "its production is stopped")
+            why = f"extended by step {', '.join(str(step.number) for step in added)}"
+            transitions.move(conn, [production.production_id], Production.COMPLETED, Production.ACTIVE, why)
+    ctx.log.info("extended", production=name, steps=[step.number for step in added])
+    return added
+
+
+def match_again(ctx: Context, name: str) -> int:
+    """Give the steps without a parent the files that match now and that they have not had; returns how many. Steps
+    that are complete take no more."""
+    with ctx.db.transaction() as conn:
+        production = _known(conn, name)
+        going = (Transformation.ACTIVE, Transformation.STOPPED)
+        found = productions.steps(conn, production.production_id)
+        roots = [step for step in found if step.parent is None and not step.feeders and step.state in going]
+        if not roots:
+            raise Conflict(f"no step of production '{name}' takes files any more", hint="add a step, or clone it")
+        return productions.take(conn, [step.transformation_id for step in roots])
+
+
+def more_tasks(ctx: Context, name: str, number: int, n: int) -> int:
+    """Have `n` more jobs made of a step that needs no input; returns how many there are to be then."""
+    with ctx.db.transaction() as conn:
+        production = _known(conn, name)
+        step = next((s for s in productions.steps(conn, production.production_id) if s.number == number), None)
+        if step is None or not step.without_input:
+            raise Invalid(f"step {number} of production '{name}' does not make files from nothing")
+        if step.state not in (Transformation.NEW, Transformation.ACTIVE, Transformation.STOPPED):
+            raise Conflict(f"step {number} of production '{name}' is {step.state}", hint="clone the production")
+        productions.more_tasks(conn, step.transformation_id, n)
+        return step.n_tasks + n
+
+
+def start(ctx: Context, name: str) -> int:
+    """Start a production that was only made, or go on with one that was stopped; returns how many of its steps."""
+    with ctx.db.transaction() as conn:
+        production = _known(conn, name)
+        if production.state is Production.NEW:
+            productions.start(conn, production.production_id)
+            return len(productions.steps(conn, production.production_id))
+        if production.state is Production.STOPPED:
+            return productions.go_on(conn, production.production_id, "started again")
+        return 0
+
+
+def stop(ctx: Context, name: str, why: str) -> int:
+    """Start no more work of a production; what runs is finished. Returns how many of its steps that concerns."""
+    with ctx.db.transaction() as conn:
+        production = _known(conn, name)
+        if production.state in (Production.NEW, Production.COMPLETED):
+            raise Conflict(f"production '{name}' is {production.state}: there is nothing to stop")
+        return productions.stop(conn, production.production_id, why or "stopped")
+
+
 def close(ctx: Context, name: str) -> int:
     """Take no more files into an open production, so that it ends; returns how many transformations that concerns."""
     with ctx.db.transaction() as conn:
-        if work.production(conn, name) is None:
-            raise NotFound(f"there is no production '{name}'", hint="lightkeeper production list")
+        _known(conn, name)
         return work.close(conn, name)
 
 
@@ -91,16 +178,62 @@ def retry(ctx: Context, transformation_id: int) -> int:
         return again
 
 
-def _same(known: work.ProductionRow, document: str) -> str:
+def _known(conn: Connection, name: str) -> ProductionRow:
+    found = productions.production(conn, name)
+    if found is None:
+        raise NotFound(f"there is no production '{name}'", hint=nearest(name, productions.names(conn)))
+    return found
+
+
+def _same(known: ProductionRow, document: str) -> str:
     if known.document == document:
         return known.name
     raise Conflict(
         f"production '{known.name}' exists already with another document",
-        hint="choose another name for this one",
+        hint=f"choose another name, or add its steps: lightkeeper production extend {known.name} FILE",
     )
 
 
-def _input(conn: Connection, step: PlannedStep, vocabulary: Vocabulary) -> tuple[Query, int | None]:
+def _texts(sandbox: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: content.decode() for name, content in sandbox.items()}
+
+
+def _add_steps(
+    conn: Connection,
+    production_id: int,
+    steps: Sequence[PlannedStep],
+    there: Mapping[int, int],
+    *,
+    open_: bool,
+    match: Match,
+) -> list[int]:
+    """A transformation for each step, parents before children; ids of those that are `there` already by number."""
+    vocabulary = topology.vocabulary(conn)
+    ids = dict(there)
+    for step in steps:
+        query, list_id = input_of(conn, step, vocabulary)
+        first = step.parent is None and not step.feeders and not step.without_input
+        ids[step.number] = work.add_transformation(
+            conn,
+            production_id,
+            step,
+            ids[step.parent] if step.parent is not None else None,
+            "false" if step.without_input else query.jsonpath(vocabulary, KeyLevel.SET) or "true",
+            query.jsonpath(vocabulary, KeyLevel.FILE),
+            open_=(open_ and first and list_id is None and step.input_limit is None)
+            or (step.without_input and step.n_tasks == 0),  # until somebody says how many tasks
+            dataset_id=list_id,
+            by_lineage=match is Match.LINEAGE,
+            feeder_ids=[ids[number] for number in step.feeders],
+        )
+        for companion in step.companions:
+            _add_companion(conn, ids, step.number, companion, vocabulary)
+    new = {step.number: ids[step.number] for step in steps}
+    _find_companions(conn, steps, new)
+    return list(new.values())
+
+
+def input_of(conn: Connection, step: PlannedStep, vocabulary: Vocabulary) -> tuple[Query, int | None]:
     """What a step takes: its conditions with those of its dataset; or, when that is frozen, the dataset's list."""
     own = Query.from_map(step.query, vocabulary)
     if step.dataset is None:
@@ -120,11 +253,11 @@ def _add_companion(
     companions.add(conn, ids[number], companion, parent_id, at_set, at_file)
 
 
-def _find_companions(conn: Connection, plan: ProductionPlan, ids: Mapping[int, int]) -> None:
+def _find_companions(conn: Connection, steps: Sequence[PlannedStep], ids: Mapping[int, int]) -> None:
     """Take the companions that are there already; raises Invalid when one is not, or several could be meant."""
     numbers = {transformation_id: number for number, transformation_id in ids.items()}
     for found in companions.find_registered(conn, list(ids.values())):
-        step = next(step for step in plan.steps if step.number == numbers[found.transformation_id])
+        step = next(step for step in steps if step.number == numbers[found.transformation_id])
         query = next(dict(companion.query) for companion in step.companions if companion.role == found.role)
         raise Invalid(
             f"step {step.number}: {found.n or 'no'} registered files are '{found.role}' by {query}"
@@ -134,7 +267,7 @@ def _find_companions(conn: Connection, plan: ProductionPlan, ids: Mapping[int, i
 
 
 def _check(conn: Connection, step: PlannedStep, vocabulary: Vocabulary, sites: list[str]) -> None:
-    query, _ = _input(conn, step, vocabulary)
+    query, _ = input_of(conn, step, vocabulary)
     query.jsonpath(vocabulary, KeyLevel.SET)
     for companion in step.companions:
         Query.from_map(companion.query, vocabulary).jsonpath(vocabulary, KeyLevel.SET)

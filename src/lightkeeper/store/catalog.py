@@ -299,7 +299,8 @@ def _add_inputs(conn: Connection, produced_by: int | None) -> None:
           JOIN transformation t USING (transformation_id)
          WHERE NOT r.known
            AND t.state IN ('Active', 'Flush', 'Stopped')
-           AND CASE WHEN t.parent_id IS NULL THEN t.open ELSE t.parent_id = %(produced_by)s END
+           AND CASE WHEN t.parent_id IS NULL AND t.feeders = '{}' THEN t.open
+                    ELSE NOT t.by_lineage OR %(produced_by)s = t.parent_id OR %(produced_by)s = ANY (t.feeders) END
            AND (t.file_query IS NULL OR coalesce(r.extra, '{}') @@ t.file_query)
          ORDER BY 1, 2
         """,

@@ -198,7 +198,9 @@ def _change_inputs(conn: Connection) -> None:
           LEFT JOIN activity a USING (activity_id)
           LEFT JOIN job USING (job_id)
          WHERE t.state IN ('Active', 'Flush', 'Stopped')
-           AND CASE WHEN t.parent_id IS NULL THEN t.open ELSE t.parent_id = job.transformation_id END
+           AND CASE WHEN t.parent_id IS NULL AND t.feeders = '{}' THEN t.open
+                    ELSE NOT t.by_lineage OR job.transformation_id = t.parent_id
+                         OR job.transformation_id = ANY (t.feeders) END
            AND (t.file_query IS NULL OR coalesce(c.new_extra, '{}') @@ t.file_query)
            AND NOT EXISTS (SELECT FROM task_input i
                             WHERE i.file_id = c.file_id AND i.transformation_id = t.transformation_id)

@@ -63,14 +63,19 @@ def facts(
                          SELECT FROM replica r WHERE r.file_id = p.file_id AND r.state <> 'Lost')) AS lost
               FROM looked JOIN pending_input p USING (transformation_id)
              GROUP BY transformation_id)
-        SELECT t.transformation_id, t.name, t.type, t.state, t.open, parent.transformation_id, parent.state,
+        SELECT t.transformation_id, t.name, t.type, t.state, t.open,
+               above.ids, above.states,
                t.group_size, t.flushes, coalesce(c.unused, 0)::bigint, coalesce(w.ready, 0), coalesce(w.lost, 0),
                coalesce(c.ready + c.running + c.done + c.failed, 0)::bigint, coalesce(c.running, 0)::bigint,
                coalesce(c.done, 0)::bigint, coalesce(c.failed, 0)::bigint,
                (SELECT min(o.role) FROM companion o JOIN transformation m ON m.transformation_id = o.parent_id
                  WHERE o.transformation_id = t.transformation_id AND o.file_id IS NULL AND m.state = 'Completed')
           FROM looked t
-          LEFT JOIN transformation parent ON parent.transformation_id = t.parent_id
+         CROSS JOIN LATERAL (
+               SELECT array_agg(transformation_id ORDER BY transformation_id) AS ids,
+                      array_agg(state ORDER BY transformation_id) AS states
+                 FROM transformation p
+                WHERE p.transformation_id = t.parent_id OR p.transformation_id = ANY (t.feeders)) above
           LEFT JOIN waiting w ON w.transformation_id = t.transformation_id
           LEFT JOIN transformation_progress c ON c.transformation_id = t.transformation_id
          ORDER BY t.transformation_id
@@ -84,7 +89,7 @@ def facts(
             type=line[2],
             state=line[3],
             open=line[4],
-            parents=(ParentFacts(line[5], line[6]),) if line[5] is not None else (),
+            parents=tuple(ParentFacts(*parent) for parent in zip(line[5] or (), line[6] or (), strict=True)),
             group_size=line[7],
             flushes=line[8],
             waiting=line[9],

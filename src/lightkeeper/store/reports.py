@@ -8,7 +8,7 @@ from psycopg import Connection
 from psycopg.sql import SQL, Identifier
 
 from lightkeeper.domain.report import JobGroup
-from lightkeeper.domain.states import REST, Production, Transformation
+from lightkeeper.domain.states import REST, Transformation
 from lightkeeper.store.db import rows, value
 
 
@@ -152,33 +152,6 @@ def storage_use(conn: Connection) -> list[StorageUse]:
           LEFT JOIN storage_count c USING (storage_id)
           LEFT JOIN storage_queue q USING (storage_id)
          ORDER BY site.kind, site.name, s.name
-        """,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class ProductionSummary:
-    """A production in a list."""
-
-    production_id: int
-    name: str
-    state: Production
-    campaign: str
-    created: datetime
-    transformations: int
-    warnings: list[str]
-
-
-def productions(conn: Connection) -> list[ProductionSummary]:
-    """Every production, latest first."""
-    return rows(
-        conn,
-        ProductionSummary,
-        """
-        SELECT production_id, name, state, campaign, created, warnings,
-               (SELECT count(*) FROM transformation t WHERE t.production_id = p.production_id) AS transformations
-          FROM production p
-         ORDER BY production_id DESC
         """,
     )
 

@@ -1,63 +1,20 @@
-"""Productions, their transformations and tasks. Jobs and pilots: see jobs.py."""
+"""Transformations and their tasks. Productions: see productions.py; jobs and pilots: see jobs.py."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
 from lightkeeper.domain.grouping import WaitingFile
-from lightkeeper.domain.states import Production, Task, Transformation
+from lightkeeper.domain.states import Task, Transformation
 from lightkeeper.domain.work import PlannedStep
 from lightkeeper.store.db import notify, row, value, values
 from lightkeeper.store.transitions import move
 
 
-# --- productions -----------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class ProductionRow:
-    """A production as it is."""
-
-    production_id: int
-    name: str
-    state: Production
-    campaign: str
-    created: datetime
-    document: str
-    warnings: list[str]
-
-
-def production(conn: Connection, name: str) -> ProductionRow | None:
-    """The production `name`."""
-    return row(
-        conn,
-        ProductionRow,
-        """
-        SELECT production_id, name, state, campaign, created, document, warnings
-          FROM production
-         WHERE name = %(name)s
-        """,
-        name=name,
-    )
-
-
-def add_production(conn: Connection, name: str, campaign: str, document: str, warnings: Sequence[str]) -> int:
-    """A new production in state New; its id."""
-    return value(
-        conn,
-        """
-        INSERT INTO production (name, campaign, document, warnings)
-        VALUES (%(name)s, %(campaign)s, %(document)s, %(warnings)s)
-        RETURNING production_id
-        """,
-        name=name,
-        campaign=campaign,
-        document=document,
-        warnings=list(warnings),
-    )
-
-
+# --- transformations -------------------------------------------------------------------------------------------
 def add_transformation(
     conn: Connection,
     production_id: int,
@@ -68,19 +25,22 @@ def add_transformation(
     *,
     open_: bool,
     dataset_id: int | None = None,
+    by_lineage: bool = True,
+    feeder_ids: Sequence[int] = (),
 ) -> int:
     """A new transformation in state New; its id. Its name is `<production id, 8 digits>_Step<number>_<name>`. With
-    `dataset_id` it takes only files on that list."""
+    `dataset_id` it takes only files on that list. With a parent or feeders it takes what these make; unless it goes
+    `by_lineage`, everything that matches."""
     return value(
         conn,
         """
         INSERT INTO transformation (production_id, parent_id, step, name, type, job_type, group_size, grouping,
                                     group_by, query, set_query, file_query, priority, destination_id, open, dataset_id,
-                                    body, processors, memory_mb, tags, n_tasks)
+                                    body, processors, memory_mb, tags, n_tasks, by_lineage, feeders, input_limit)
         VALUES (%(production)s, %(parent)s, %(step)s, %(name)s, %(type)s, %(job_type)s, %(group_size)s, %(grouping)s,
                 %(group_by)s, %(query)s, %(set_query)s::jsonpath, %(file_query)s::jsonpath, %(priority)s,
                 (SELECT site_id FROM site WHERE site.name = %(destination)s), %(open)s, %(dataset)s, %(body)s,
-                %(processors)s, %(memory_mb)s, %(tags)s, %(n_tasks)s)
+                %(processors)s, %(memory_mb)s, %(tags)s, %(n_tasks)s, %(by_lineage)s, %(feeders)s, %(input_limit)s)
         RETURNING transformation_id
         """,
         production=production_id,
@@ -104,53 +64,12 @@ def add_transformation(
         memory_mb=step.memory or None,
         tags=list(step.tags),
         n_tasks=step.n_tasks,
+        by_lineage=by_lineage,
+        feeders=list(feeder_ids),
+        input_limit=step.input_limit,
     )
 
 
-def activate(conn: Connection, production_id: int) -> int:
-    """Start a production: match its transformations with the sets that exist, and give the first steps the files that
-    are there. No registration can fall between: it waits for this transaction. Returns the number of input files."""
-    conn.execute("SELECT pg_advisory_xact_lock(hashtext('transformation'))")
-    ids = values(conn, "SELECT transformation_id FROM transformation WHERE production_id = %(id)s", id=production_id)
-    conn.execute(
-        """
-        INSERT INTO transformation_set (set_id, transformation_id)
-        SELECT s.set_id, t.transformation_id
-          FROM transformation t JOIN meta_set s ON s.meta @@ t.set_query
-         WHERE t.transformation_id = ANY(%s) AND t.dataset_id IS NULL AND s.state = 'Current'
-        ON CONFLICT DO NOTHING
-        """,
-        (ids,),
-    )
-    taken = conn.execute(
-        """
-        INSERT INTO pending_input (transformation_id, file_id)
-        SELECT t.transformation_id, f.file_id
-          FROM transformation t
-          JOIN transformation_set USING (transformation_id)
-          JOIN file f USING (set_id)
-         WHERE t.transformation_id = ANY(%(ids)s) AND t.parent_id IS NULL
-           AND (t.file_query IS NULL OR coalesce(f.extra, '{}') @@ t.file_query)
-         UNION ALL
-        SELECT t.transformation_id, f.file_id
-          FROM transformation t
-          JOIN dataset_file USING (dataset_id)
-          JOIN file f USING (file_id)
-          JOIN meta_set s USING (set_id)
-         WHERE t.transformation_id = ANY(%(ids)s) AND s.meta @@ t.set_query
-           AND (t.file_query IS NULL OR coalesce(f.extra, '{}') @@ t.file_query)
-         ORDER BY 1, 2
-        ON CONFLICT DO NOTHING
-        """,
-        {"ids": ids},
-    ).rowcount
-    move(conn, [production_id], Production.NEW, Production.ACTIVE)
-    move(conn, ids, Transformation.NEW, Transformation.ACTIVE)
-    notify(conn, "input")
-    return taken
-
-
-# --- transformations -------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class GroupingOrder:
     """A transformation whose waiting files are put into tasks: how, and where these are to run."""

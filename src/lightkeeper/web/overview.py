@@ -17,12 +17,12 @@ from lightkeeper.steps.rules import Rule
 from lightkeeper.store import db, deletions, healing, messages, quarantine, reports, topology
 from lightkeeper.store.deletions import Stopped
 from lightkeeper.store.messages import ConcernRow
+from lightkeeper.store.productions import ProductionSummary, summaries
 from lightkeeper.store.quarantine import Refused
 from lightkeeper.store.reports import (
     Healed,
     Link,
     Overdue,
-    ProductionSummary,
     StorageUse,
     Totals,
     TransformationSummary,
@@ -110,7 +110,7 @@ def look(ctx: Context) -> Overview:
         totals = reports.totals(conn)
         storages = reports.storage_use(conn)
         links = reports.traffic(conn)
-        productions = reports.productions(conn)
+        productions = summaries(conn)
         transformations = reports.transformations(conn)
         facts = healing.facts(conn)
         keeper = healing.keeper(conn)

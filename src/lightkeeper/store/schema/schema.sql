@@ -725,6 +725,7 @@ CREATE TABLE production (
     campaign      text NOT NULL,
     document      text NOT NULL,                   -- as submitted
     warnings      text[] NOT NULL DEFAULT '{}',
+    sandbox       jsonb NOT NULL DEFAULT '{}',     -- {name: text} of the files that lay beside the document
     group_name    text NOT NULL DEFAULT 'observatory' -- of people; has a share of the processors
 );
 
@@ -752,6 +753,9 @@ CREATE TABLE transformation (
     set_query         jsonpath NOT NULL,               -- compiled, on set-level keys
     file_query        jsonpath,                        -- compiled, on file-level keys; NULL: every file of the set
     body              jsonb NOT NULL,                  -- for the job type
+    by_lineage        boolean NOT NULL DEFAULT true,   -- false: all that matches, not only what parent or feeders made
+    feeders           int[] NOT NULL DEFAULT '{}',     -- several parents: it takes what any of them made
+    input_limit       int CHECK (input_limit > 0),     -- only the first so many files, by their names; NULL: all
     grouping          text NOT NULL DEFAULT 'site',    -- plug-in that puts waiting files into tasks
     processors        smallint NOT NULL DEFAULT 1 CHECK (processors > 0), -- of each job
     memory_mb         int CHECK (memory_mb > 0),       -- of each job; NULL: it does not matter
