@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
@@ -687,21 +688,111 @@ class Client:
 
     # --- productions
     def productions(self) -> list[dict[str, Any]]:
-        """Every production."""
+        """Every production with its progress, latest first."""
         return self._get("productions")
 
-    def plan(self, document: str, sandbox: Mapping[str, str]) -> dict[str, Any]:
-        """What a production document asks for; nothing is done."""
-        return self._post("productions/plan", {"name": "plan", "document": document, "sandbox": dict(sandbox)})
+    def production(self, name: str) -> dict[str, Any]:
+        """A production, and how far each of its steps is."""
+        return self._get(f"productions/{quote(name, safe='')}")
 
-    def submit(self, name: str, document: str, sandbox: Mapping[str, str], *, open_: bool = False) -> dict[str, Any]:
-        """Start a production."""
-        body = {"name": name, "document": document, "sandbox": dict(sandbox), "open": open_}
-        return self._post("productions", body)
+    def production_graph(self, name: str) -> list[dict[str, Any]]:
+        """The steps of a production as nodes of a graph."""
+        return self._get(f"productions/{quote(name, safe='')}/graph")
 
-    def close_production(self, name: str) -> int:
+    def production_document(self, name: str) -> dict[str, Any]:
+        """The document of a production, and the files that lay beside it."""
+        return self._get(f"productions/{quote(name, safe='')}/document")
+
+    def validate(
+        self, document: str, sandbox: Mapping[str, str], values: Mapping[str, Sequence[str]] = MappingProxyType({})
+    ) -> list[dict[str, Any]]:
+        """What a production document says, one for each combination of `values`; nothing is looked at."""
+        return self._post("productions/validate", _document(document, sandbox, values))
+
+    def plan(
+        self,
+        document: str,
+        sandbox: Mapping[str, str],
+        values: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        *,
+        single_jobs: bool = False,
+    ) -> list[dict[str, Any]]:
+        """What production documents would do: inputs, tasks, bytes, processor time, what is missing; nothing is
+        done."""
+        return self._post("productions/plan", _document(document, sandbox, values) | {"single_jobs": single_jobs})
+
+    def submit(
+        self,
+        name: str,
+        document: str,
+        sandbox: Mapping[str, str],
+        values: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        *,
+        open_: bool = False,
+        match: str = "lineage",
+        hold: bool = False,
+        single_jobs: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Start a production, or one for each combination of `values`; what became of them."""
+        how = {"open": open_, "match": match, "hold": hold, "single_jobs": single_jobs}
+        return self._post("productions", _document(document, sandbox, values) | {"name": name} | how)["productions"]
+
+    def extend(
+        self,
+        name: str,
+        document: str,
+        sandbox: Mapping[str, str],
+        *,
+        open_: bool = False,
+        match: str = "lineage",
+        dry_run: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Add the steps that a document has more than that of the production; the new ones."""
+        how = {"open": open_, "match": match, "dry_run": dry_run}
+        body = _document(document, sandbox, {}) | how
+        return self._post(f"productions/{quote(name, safe='')}/extend", body)["added"]
+
+    def match_again(self, name: str, *, dry_run: bool = False) -> int:
+        """Give a production the files that match now and that it has not had; how many."""
+        return self._post(f"productions/{quote(name, safe='')}/match-again", {"dry_run": dry_run})["files"]
+
+    def more_tasks(self, name: str, step: int, tasks: int, *, dry_run: bool = False) -> int:
+        """Have more tasks made of a step that needs no input; how many there are to be then."""
+        body = {"step": step, "tasks": tasks, "dry_run": dry_run}
+        return self._post(f"productions/{quote(name, safe='')}/tasks", body)["tasks"]
+
+    def start_production(self, name: str, *, dry_run: bool = False) -> int:
+        """Start a production that was held back or stopped; how many steps."""
+        return self._post(f"productions/{quote(name, safe='')}/start", {"dry_run": dry_run})["started"]
+
+    def stop_production(self, name: str, why: str = "", *, dry_run: bool = False) -> int:
+        """Start no more work of a production; how many steps."""
+        return self._post(f"productions/{quote(name, safe='')}/stop", {"why": why, "dry_run": dry_run})["stopped"]
+
+    def close_production(self, name: str, *, dry_run: bool = False) -> int:
         """Take no more files into an open production, so that it ends; how many transformations that concerns."""
-        return self._post(f"productions/{name}/close", {})["closed"]
+        return self._post(f"productions/{quote(name, safe='')}/close", {"dry_run": dry_run})["closed"]
+
+    def clone_production(
+        self,
+        name: str,
+        new: str,
+        changes: Mapping[str, str] = MappingProxyType({}),
+        *,
+        open_: bool = False,
+        match: str = "lineage",
+        dry_run: bool = False,
+    ) -> dict[str, Any]:
+        """Make a production once more under another name, with other settings."""
+        body = {"name": new, "changes": dict(changes), "open": open_, "match": match, "dry_run": dry_run}
+        return self._post(f"productions/{quote(name, safe='')}/clone", body)
+
+    def generate(
+        self, template: str, kind: str, values: Mapping[str, Sequence[str]] = MappingProxyType({})
+    ) -> dict[str, dict[str, str]]:
+        """The production documents of a campaign by their names, for each combination of `values`."""
+        told = {word: list(choices) for word, choices in values.items()}
+        return self._post("productions/generate", {"template": template, "kind": kind, "values": told})
 
     def transformations(self, production: str | None = None) -> list[dict[str, Any]]:
         """Transformations with progress; all, or one production's."""
@@ -874,6 +965,11 @@ def _blocks(files: Iterable[Mapping[str, Any] | bytes]) -> Iterator[bytes]:
             block, size = [], 0
     if block:
         yield b"\n".join(block) + b"\n"
+
+
+def _document(document: str, sandbox: Mapping[str, str], values: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    told = {word: list(choices) for word, choices in values.items()}
+    return {"document": document, "sandbox": dict(sandbox), "values": told}
 
 
 def _error(answer: httpx.Response) -> LightkeeperError:

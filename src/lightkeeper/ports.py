@@ -353,6 +353,11 @@ class CampaignWriter(Protocol):
         `kind` of campaign."""
         ...
 
+    def change(self, document: str, changes: Mapping[str, str]) -> str:
+        """The document with other values for some of its settings, everything else as it was; raises Invalid for a
+        setting that cannot be changed so."""
+        ...
+
 
 class JobType(Protocol):
     """How tasks of one type are run: a CWL tool, and what goes into it."""

@@ -14,7 +14,7 @@ from lightkeeper.domain.errors import Invalid, nearest
 from lightkeeper.domain.names import printable
 from lightkeeper_ctao.dialect import Field, fields, integer, number, one_of, path, text, unknown, version
 from lightkeeper_ctao.findings import Findings
-from lightkeeper_ctao.marked_yaml import read_yaml
+from lightkeeper_ctao.marked_yaml import Node, read_yaml
 
 NSB: Final = {"dark": 1, "half": 5, "full": 19}
 AZIMUTH: Final = {"North": 180.0, "South": 0.0}
@@ -130,6 +130,12 @@ class Campaigns:
         campaign = _read(template, KEYS[kind])
         made = _ctapipe(campaign) if kind == "ctapipe" else _evndisp(campaign)
         return {name: _document(campaign, steps) for name, steps in made.items()}
+
+    def change(self, document: str, changes: Mapping[str, str]) -> str:
+        """The document with other settings: `MCCampaign` in Common, `2.version` in job_config of step 2."""
+        for key, value in changes.items():
+            document = _changed(document, key, value)
+        return document
 
 
 def _read(template: str, keys: Mapping[str, Callable[[Field], Any]]) -> Campaign:
@@ -248,6 +254,49 @@ def _evndisp(campaign: Campaign) -> dict[str, list[Step]]:
         ]
         for moon in NSB
     }
+
+
+# --- changing --------------------------------------------------------------------------------------------------
+def _changed(document: str, key: str, value: str) -> str:
+    """One setting is a line of its own: it is written anew, or put first in its map."""
+    step, _, name = key.rpartition(".")
+    place = _settings(read_yaml(document), step)
+    if not re.fullmatch(r"[A-Za-z_]+", name):
+        raise Invalid(f"'{printable(key)}' is not a setting", hint="like MCCampaign=NEW, or 2.version=v0.29.0")
+    if not isinstance(place.value, dict) or not place.value:
+        raise Invalid(f"line {place.line}: a map of settings is needed here")
+    lines = document.splitlines()
+    first = next(iter(place.value.values())).line
+    indent = re.match(r" *", lines[first - 1])
+    if first == place.line or indent is None:
+        raise Invalid(f"line {place.line}: settings are changed only where each has a line of its own")
+    written = f"{indent[0]}{name}: {value if _PLAIN.match(value) or _NUMBER.match(value) else json.dumps(value)}"
+    if name in place.value:
+        found = place.value[name]
+        if isinstance(found.value, list | dict):
+            raise Invalid(f"line {found.line}: '{name}' is not one value")
+        lines[found.line - 1] = written
+    else:
+        lines.insert(first - 1, written)
+    return "\n".join([*lines, ""])
+
+
+def _settings(root: Node, step: str) -> Node:
+    """Common, or the job_config of a step."""
+    top = fields(root, "the document")
+    if not step:
+        if "Common" not in top:
+            raise Invalid("the document has no Common")
+        return top["Common"].node
+    steps = top["ProdSteps"].node.value if "ProdSteps" in top else None
+    for node in steps if isinstance(steps, list) else ():
+        given = fields(node, "a step")
+        if "ID" in given and given["ID"].node.text == step and "job_config" in given:
+            return given["job_config"].node
+    raise Invalid(f"the document has no step {printable(step)} with a job_config")
+
+
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?\Z")
 
 
 # --- writing ---------------------------------------------------------------------------------------------------

@@ -121,8 +121,8 @@ def test_6_a_copy_that_was_corrupted_on_the_way_was_made_again(night: Night):
 @pytest.mark.feature("S0-007", "S0-027", "S0-124", "S1-002", "S1-003", "S4-037")
 def test_7_a_production_of_two_steps_processes_the_night_and_ends_on_its_own(night: Night):
     document = (files("lightkeeper_ctao.demo") / "dl0.yaml").read_text()
-    started = night.client.submit("reprocess", document, {})
-    assert [t["type"] for t in started["transformations"]] == ["DataReprocessing", "Merging"]
+    (started,) = night.client.submit("reprocess", document, {})
+    assert [t["type"] for t in started["steps"]] == ["DataReprocessing", "Merging"]
     night.until(lambda _: all(p["state"] == "Completed" for p in night.client.productions()), 180)
     first, second = night.client.transformations()
     assert (first["status"], first["tasks"], first["done"], first["files"]) == ("Completed", 4, 4, OBSERVATIONS * 6)

@@ -52,6 +52,11 @@ def read_template(observatory: Observatory, template: str, kind: str) -> Mapping
     return _helper.campaign(observatory, template, kind)
 
 
+def change_document(observatory: Observatory, document: str, changes: Mapping[str, str]) -> str:
+    """The document with other values for some of its settings; raises Invalid."""
+    return _helper.change(observatory, document, changes)
+
+
 class Helper:
     """The process that reads, as long as it lives. One document at a time, each within `seconds` and `memory` bytes."""
 
@@ -72,6 +77,10 @@ class Helper:
     def campaign(self, observatory: Observatory, template: str, kind: str) -> Mapping[str, str]:
         """The documents of a template; raises Invalid."""
         return self._ask(observatory, template, {"kind": kind}, _no_dataset)["documents"]
+
+    def change(self, observatory: Observatory, document: str, changes: Mapping[str, str]) -> str:
+        """The document with other values for some of its settings; raises Invalid."""
+        return self._ask(observatory, document, {"changes": dict(changes)}, _no_dataset)["document"]
 
     def end(self) -> None:
         """End the process; the next document starts another."""
@@ -183,6 +192,9 @@ def _answer(question: Mapping[str, Any]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # what is open stays open; no file, no socket can be opened
     if "kind" in question:
         _write(1, _told(lambda: {"documents": dict(writer.documents(question["text"], question["kind"]))}))
+        return
+    if "changes" in question:
+        _write(1, _told(lambda: {"document": writer.change(question["text"], question["changes"])}))
         return
     sandbox: dict[str, str] = question["sandbox"]
 

@@ -12,10 +12,9 @@ from lightkeeper.domain.catalog import KeyLevel, Vocabulary
 from lightkeeper.domain.errors import Conflict, Invalid, NotFound, nearest
 from lightkeeper.domain.names import parse_name
 from lightkeeper.domain.query import Query, all_of
-from lightkeeper.domain.states import Production, Transformation
-from lightkeeper.domain.work import Companion, Match, PlannedStep, ProductionPlan, added_steps, in_single_jobs
+from lightkeeper.domain.work import Companion, Match, PlannedStep, ProductionPlan, in_single_jobs
 from lightkeeper.steps import documents
-from lightkeeper.store import companions, datasets, productions, reports, stage, topology, transitions, work
+from lightkeeper.store import companions, datasets, productions, reports, stage, topology, work
 from lightkeeper.store.db import Connection
 from lightkeeper.store.productions import ProductionRow
 
@@ -63,109 +62,13 @@ def submit(
         known = productions.production(conn, name)
         if known is not None:
             return _same(known, document)
-        production_id = productions.add(conn, name, steps.campaign, document, _texts(sandbox), steps.warnings)
-        ids = _add_steps(conn, production_id, steps.steps, {}, open_=open_, match=match)
+        production_id = productions.add(conn, name, steps.campaign, document, texts(sandbox), steps.warnings)
+        ids = add_steps(conn, production_id, steps.steps, {}, open_=open_, match=match)
         taken = 0 if hold else productions.start(conn, production_id)
         if not taken and not open_ and not hold and not any(step.without_input for step in steps.steps):
             raise Invalid(_no_input(steps), hint="check the query, or submit with --open for files that will come")
     ctx.log.info("submitted", production=name, transformations=len(ids), inputs=taken)
     return name
-
-
-def extend(
-    ctx: Context,
-    name: str,
-    document: str,
-    sandbox: Mapping[str, bytes],
-    *,
-    open_: bool = False,
-    match: Match = Match.LINEAGE,
-    dry_run: bool = False,
-) -> list[PlannedStep]:
-    """Add the steps that the document has more than that of the production; what runs is not touched. Children of
-    steps that are there take also what these made already. Returns the new steps."""
-    with ctx.db.transaction() as conn:
-        before = _known(conn, name)
-    after = plan(ctx, document, sandbox)
-    if after.missing:
-        raise Invalid("\n".join(after.missing), hint="put the files where the document names them")
-    old = plan(ctx, before.document, {file: text.encode() for file, text in before.sandbox.items()})
-    added = added_steps(old, after)
-    if not added or dry_run:
-        return added
-    with ctx.db.transaction() as conn:
-        production = _known(conn, name)
-        productions.lock(conn, production.production_id)
-        if _known(conn, name).document != before.document:
-            raise Conflict(f"production '{name}' was extended by somebody else meanwhile", hint="do it again")
-        ids = {step.number: step.transformation_id for step in productions.steps(conn, production.production_id)}
-        new = _add_steps(conn, production.production_id, added, ids, open_=open_, match=match)
-        productions.replace_document(
-            conn, production.production_id, document, {**before.sandbox, **_texts(sandbox)}, after.warnings
-        )
-        if production.state is not Production.NEW:
-            productions.take(conn, new)
-            transitions.move(conn, new, Transformation.NEW, Transformation.ACTIVE)
-            if production.state is Production.STOPPED:
-                transitions.move(conn, new, Transformation.ACTIVE, Transformation.STOPPED, "its production is stopped")
-            why = f"extended by step {', '.join(str(step.number) for step in added)}"
-            transitions.move(conn, [production.production_id], Production.COMPLETED, Production.ACTIVE, why)
-    ctx.log.info("extended", production=name, steps=[step.number for step in added])
-    return added
-
-
-def match_again(ctx: Context, name: str) -> int:
-    """Give the steps without a parent the files that match now and that they have not had; returns how many. Steps
-    that are complete take no more."""
-    with ctx.db.transaction() as conn:
-        production = _known(conn, name)
-        going = (Transformation.ACTIVE, Transformation.STOPPED)
-        found = productions.steps(conn, production.production_id)
-        roots = [step for step in found if step.parent is None and not step.feeders and step.state in going]
-        if not roots:
-            raise Conflict(f"no step of production '{name}' takes files any more", hint="add a step, or clone it")
-        return productions.take(conn, [step.transformation_id for step in roots])
-
-
-def more_tasks(ctx: Context, name: str, number: int, n: int) -> int:
-    """Have `n` more jobs made of a step that needs no input; returns how many there are to be then."""
-    with ctx.db.transaction() as conn:
-        production = _known(conn, name)
-        step = next((s for s in productions.steps(conn, production.production_id) if s.number == number), None)
-        if step is None or not step.without_input:
-            raise Invalid(f"step {number} of production '{name}' does not make files from nothing")
-        if step.state not in (Transformation.NEW, Transformation.ACTIVE, Transformation.STOPPED):
-            raise Conflict(f"step {number} of production '{name}' is {step.state}", hint="clone the production")
-        productions.more_tasks(conn, step.transformation_id, n)
-        return step.n_tasks + n
-
-
-def start(ctx: Context, name: str) -> int:
-    """Start a production that was only made, or go on with one that was stopped; returns how many of its steps."""
-    with ctx.db.transaction() as conn:
-        production = _known(conn, name)
-        if production.state is Production.NEW:
-            productions.start(conn, production.production_id)
-            return len(productions.steps(conn, production.production_id))
-        if production.state is Production.STOPPED:
-            return productions.go_on(conn, production.production_id, "started again")
-        return 0
-
-
-def stop(ctx: Context, name: str, why: str) -> int:
-    """Start no more work of a production; what runs is finished. Returns how many of its steps that concerns."""
-    with ctx.db.transaction() as conn:
-        production = _known(conn, name)
-        if production.state in (Production.NEW, Production.COMPLETED):
-            raise Conflict(f"production '{name}' is {production.state}: there is nothing to stop")
-        return productions.stop(conn, production.production_id, why or "stopped")
-
-
-def close(ctx: Context, name: str) -> int:
-    """Take no more files into an open production, so that it ends; returns how many transformations that concerns."""
-    with ctx.db.transaction() as conn:
-        _known(conn, name)
-        return work.close(conn, name)
 
 
 def retry(ctx: Context, transformation_id: int) -> int:
@@ -178,7 +81,8 @@ def retry(ctx: Context, transformation_id: int) -> int:
         return again
 
 
-def _known(conn: Connection, name: str) -> ProductionRow:
+def known(conn: Connection, name: str) -> ProductionRow:
+    """The production `name`; raises NotFound with the nearest one."""
     found = productions.production(conn, name)
     if found is None:
         raise NotFound(f"there is no production '{name}'", hint=nearest(name, productions.names(conn)))
@@ -194,11 +98,12 @@ def _same(known: ProductionRow, document: str) -> str:
     )
 
 
-def _texts(sandbox: Mapping[str, bytes]) -> dict[str, str]:
+def texts(sandbox: Mapping[str, bytes]) -> dict[str, str]:
+    """The files beside a document as they are kept."""
     return {name: content.decode() for name, content in sandbox.items()}
 
 
-def _add_steps(
+def add_steps(
     conn: Connection,
     production_id: int,
     steps: Sequence[PlannedStep],

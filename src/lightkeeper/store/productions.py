@@ -190,6 +190,11 @@ class StepRow:
     without_input: bool
     n_tasks: int
 
+    @property
+    def parents(self) -> tuple[int, ...]:
+        """The steps whose products it takes."""
+        return (self.parent, *self.feeders) if self.parent is not None else tuple(self.feeders)
+
 
 def steps(conn: Connection, production_id: int) -> list[StepRow]:
     """The steps of a production in the order of their numbers; parent and feeders are numbers of steps."""
@@ -202,7 +207,7 @@ def steps(conn: Connection, production_id: int) -> list[StepRow]:
                t.grouping, t.group_by, t.query, t.body, parent.step::int AS parent,
                ARRAY(SELECT f.step::int FROM transformation f WHERE f.transformation_id = ANY (t.feeders)
                       ORDER BY f.step) AS feeders,
-               t.set_query = 'false' AS without_input, t.n_tasks
+               t.set_query::text = 'false' AS without_input, t.n_tasks
           FROM transformation t
           LEFT JOIN transformation parent ON parent.transformation_id = t.parent_id
          WHERE t.production_id = %(id)s

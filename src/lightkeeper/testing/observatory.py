@@ -82,6 +82,12 @@ class PlainProductions:
                     group_size=step["group_size"],
                     group_by=step.get("group_by"),
                     body={"level": number} | step.get("body", {}),
+                    without_input=step.get("without_input", False),
+                    n_tasks=step.get("n_tasks", 0),
+                    input_limit=step.get("input_limit"),
+                    feeders=tuple(step.get("feeders", ())),
+                    cpu_time=step.get("cpu_time"),
+                    merges=True,
                     companions=tuple(Companion(**one) for one in step.get("companions", ())),
                 )
                 for number, step in enumerate(steps, start=1)
@@ -98,6 +104,10 @@ class PlainCampaigns:
         if kind != "plain":
             raise Invalid(f"there is no campaign of kind '{kind}'", hint=nearest(kind, ["plain"]))
         return {"all.json": json.dumps({"steps": [{"query": {"kind": template.strip()}, "group_size": 2}]})}
+
+    def change(self, document: str, changes: Mapping[str, str]) -> str:
+        """Sets keys of the document's top level, which mean nothing."""
+        return json.dumps(json.loads(document) | dict(changes))
 
 
 class Concatenate:
