@@ -21,6 +21,7 @@ from lightkeeper.domain.states import KINDS, MOVES, REST, is_final
 from lightkeeper.settings import Settings
 from lightkeeper.steps import audit, keeping, topology
 from lightkeeper.store.invariants import INVARIANTS
+from lightkeeper.store.metrics import METRICS, Kind
 from lightkeeper_ctao.dialect import TRANSLATED
 from lightkeeper_ctao.job_types import JOB_TYPES
 from lightkeeper_ctao.keys import KEYS
@@ -112,6 +113,7 @@ def _topology() -> str:
         ("storages.scrub", topology.ScrubPart),
         ("links", topology.LinkPart),
         ("policies", topology.PolicyPart),
+        ("quality", topology.QualityPart),
         ("keeper", keeping.KeeperPart),
         ("keeper.by_type", keeping.KeeperTypePart),
     ):
@@ -208,6 +210,19 @@ def _parameters(route: dict[str, Any]) -> Iterator[str]:
         yield "body " + body["$ref"].rpartition("/")[2]
 
 
+def _metrics() -> str:
+    rows = [
+        (
+            f"`{m.name}{'_total' if m.kind is Kind.COUNTER else ''}`",
+            m.kind,
+            ", ".join(f"`{label}`" for label in m.labels),
+            m.help,
+        )
+        for m in METRICS
+    ]
+    return table(("Metric", "Type", "Labels", "What it is"), rows)
+
+
 # --- pages ---------------------------------------------------------------------------------------------------
 def table(head: tuple[str, ...], rows: Any) -> str:  # rows of anything that prints
     """A Markdown table."""
@@ -229,6 +244,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "translated-keys": _translated,
     "metadata-keys": _keys,
     "routes": _routes,
+    "metrics": _metrics,
 }
 
 

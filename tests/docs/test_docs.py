@@ -77,6 +77,8 @@ WITH_TASKS_THAT_WAIT = (
 )
 BEFORE = {
     "add-a-storage.md": PRESERVED,
+    "close-a-night.md": PRESERVED,
+    "watch-with-prometheus.md": PRESERVED,
     "why-is-a-file-not-freed.md": WITH_ONE_CENTRE,
     "read-a-report.md": WITH_TASKS_THAT_WAIT,
     "recover-after-a-crash.md": PRESERVED,

@@ -24,6 +24,7 @@ from lightkeeper.api import (
     find,
     ingest,
     keeper,
+    metrics,
     nights,
     pilots,
     productions,
@@ -177,6 +178,7 @@ def make_api(ctx: Context, token: str) -> FastAPI:
 
     app.include_router(find.make_router(ctx, operator))
     app.include_router(productions.make_router(ctx, operator))
+    app.include_router(metrics.make_router(ctx))
     app.include_router(nights.make_router(ctx, operator))
     app.include_router(quality.make_router(ctx, operator))
     app.include_router(ingest.make_router(ctx, operator))
