@@ -157,7 +157,7 @@ class Ran:
 
 def run_page(page: Path, folder: Path, night: Path) -> Ran:
     """Run the commands of a page in `folder`, as somebody who has a night and the checkout's examples there."""
-    shutil.copytree(night, folder / "night")
+    shutil.copytree(night, folder / "night", symlinks=True)  # triggers are links
     shutil.copytree(DOCS / "examples", folder / "docs" / "examples")
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("LIGHTKEEPER_", "PG"))},
