@@ -138,9 +138,15 @@ def test_without_a_list_the_numbers_of_a_stream_tell_what_is_missing(world: Worl
 
 
 def test_a_telescope_that_triggered_is_expected_to_send_its_data():
-    of_telescope = Stream("7", "LSTN-01", "Telescope", 2, 1, "1", ())
-    triggers = Stream("7", "ARRAY", "Trigger", 1, 0, None, ("1", "2", "10"))
+    of_telescope = Stream("7", "Event", "LSTN-01", "Telescope", 2, 1, "1", ())
+    triggers = Stream("7", "Event", "ARRAY", "Trigger", 1, 0, None, ("1", "2", "10"))
     assert [(gap.files, gap.what) for gap in gaps([of_telescope, triggers])] == [(2, "data of 2, 10, which took part")]
+
+
+def test_streams_of_different_divisions_are_numbered_for_themselves():
+    events = Stream("7", "Event", "LSTN-01", "Telescope", 3, 3, "1", ())
+    service = Stream("7", "Service", "LSTN-01", "Telescope", 1, 0, "1", ())
+    assert [gap.what for gap in gaps([events, service])] == ["LSTN-01 Event Telescope: 1 of the numbers up to 3"]
 
 
 def test_a_name_that_is_no_night_is_refused(world: World):

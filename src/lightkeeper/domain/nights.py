@@ -62,10 +62,11 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """The files of one observation block, element and stream: how many different numbers they have, from 0, and the
+    """The files of one observation block, division, element and stream: how many different numbers they have, from 0, and the
     highest. `member`: the element's number in `members`, the elements whose data these files announce."""
 
     block: str
+    division: str
     element: str
     stream: str
     chunks: int
@@ -121,19 +122,19 @@ class Report:
 def gaps(streams: Iterable[Stream]) -> list[Gap]:
     """What the observation blocks let expect: numbers that are left out, and announced elements without a file."""
     found: list[Gap] = []
-    numbered: defaultdict[tuple[str, str, str], tuple[int, int]] = defaultdict(lambda: (0, -1))
+    numbered: defaultdict[tuple[str, str, str, str], tuple[int, int]] = defaultdict(lambda: (0, -1))
     there: defaultdict[str, set[str]] = defaultdict(set)
     announced: defaultdict[str, set[str]] = defaultdict(set)
     for one in streams:
-        key = one.block, one.element, one.stream
+        key = one.block, one.element, one.division, one.stream
         chunks, last = numbered[key]
         numbered[key] = chunks + one.chunks, max(last, -1 if one.last_chunk is None else one.last_chunk)
         if one.member is not None:
             there[one.block].add(one.member)
         announced[one.block].update(one.members)
-    for (block, element, stream), (chunks, last) in sorted(numbered.items()):
+    for (block, element, division, stream), (chunks, last) in sorted(numbered.items()):
         if last + 1 > chunks:
-            what = " ".join(filter(None, (element, stream))) or "its files"
+            what = " ".join(filter(None, (element, division, stream))) or "its files"
             found.append(Gap(block, f"{what}: {last + 1 - chunks} of the numbers up to {last}", last + 1 - chunks))
     for block, members in sorted(announced.items()):
         silent = sorted(members - there[block], key=lambda number: (len(number), number))

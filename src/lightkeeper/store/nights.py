@@ -227,6 +227,30 @@ def divisions(conn: Connection, night: str) -> list[Part]:
 
 
 @dataclass(frozen=True, slots=True)
+class Volume:
+    """Raw bytes of a division in a night."""
+
+    night: str
+    division: str
+    bytes: int
+
+
+def volumes(conn: Connection, nights: Sequence[str]) -> list[Volume]:
+    """What these nights have, by division."""
+    return rows(
+        conn,
+        Volume,
+        """
+        SELECT name AS night, division, sum(n_bytes)::bigint AS bytes
+          FROM night_count JOIN night USING (night_id)
+         WHERE name = ANY(%(nights)s) AND coalesce(level, 0) = 0
+         GROUP BY 1, 2
+        """,
+        nights=list(nights),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Made:
     """Files and bytes of a night at one data level."""
 
@@ -256,13 +280,13 @@ def streams(conn: Connection, night: str) -> list[Stream]:
     """The streams of a night's raw files, by observation block."""
     found = conn.execute(
         """
-        SELECT block, element, stream, n_chunks, last_chunk, member, members
+        SELECT block, division, element, stream, n_chunks, last_chunk, member, members
           FROM night_count JOIN night USING (night_id)
          WHERE name = %s AND coalesce(level, 0) = 0
         """,
         (night,),
     ).fetchall()
-    return [Stream(b, e, s, chunks, last, member, tuple(members)) for b, e, s, chunks, last, member, members in found]
+    return [Stream(*line[:-1], tuple(line[-1])) for line in found]
 
 
 def latest(conn: Connection, night: str) -> datetime | None:
