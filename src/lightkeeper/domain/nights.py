@@ -62,8 +62,8 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """The files of one observation block, division, element and stream: how many different numbers they have, from 0, and the
-    highest. `member`: the element's number in `members`, the elements whose data these files announce."""
+    """The files of one observation block, division, element and stream: how many different numbers they have, from 0,
+    and the highest. `member`: the element's number in `members`, the elements whose data these files announce."""
 
     block: str
     division: str

@@ -286,7 +286,7 @@ def streams(conn: Connection, night: str) -> list[Stream]:
         """,
         (night,),
     ).fetchall()
-    return [Stream(*line[:-1], tuple(line[-1])) for line in found]
+    return [Stream(b, d, e, s, n, last, member, tuple(members)) for b, d, e, s, n, last, member, members in found]
 
 
 def latest(conn: Connection, night: str) -> datetime | None:

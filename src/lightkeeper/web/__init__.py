@@ -44,7 +44,7 @@ BUILD = sha256(b"".join(_STATIC.values()) + __version__.encode()).hexdigest()[:1
 
 
 def add_pages(app: FastAPI, ctx: Context) -> None:
-    """Add the dashboard, `/`, `/copies`, `/keeper`, `/nights`, a page for each night and transformation, static files."""
+    """Add `/`, `/nights`, `/copies`, `/keeper`, a page for each night and each transformation, and static files."""
     templates = _templates()
 
     def page(address: str, template: str, look: Callable[[Context], object]) -> None:
