@@ -321,6 +321,14 @@ class Client:
         """How every interface directory stands."""
         return self._get("ingest")
 
+    def collections(self) -> list[dict[str, Any]]:
+        """The outermost directories of the catalogue, with what lies below each."""
+        return self._get("collections")
+
+    def collection(self, path: str) -> dict[str, Any]:
+        """A directory of the catalogue: those that it lies in, and those in it."""
+        return self._get("collections/show", path=path)
+
     def quarantine(
         self, pattern: str = "", *, storage: str | None = None, discarded: bool = False, limit: int = 1000
     ) -> list[dict[str, Any]]:

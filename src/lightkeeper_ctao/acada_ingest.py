@@ -328,3 +328,7 @@ def main() -> None:
     except LightkeeperError as error:
         print(f"{error.code}: {error.message}" + (f"\n→ {error.hint}" if error.hint else ""), file=sys.stderr)
         sys.exit(error.exit_status)
+
+
+if __name__ == "__main__":
+    main()

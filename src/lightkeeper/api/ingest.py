@@ -1,4 +1,4 @@
-"""What comes in: how the interface directories stand, and what a person decides about refused deliveries."""
+"""What comes in: how the interface directories stand, what a person decides about refused deliveries, collections."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lightkeeper.api.body import Body, as_json
 from lightkeeper.context import Context
-from lightkeeper.steps import quarantine
+from lightkeeper.steps import collections, quarantine
 from lightkeeper.steps.quarantine import Which
 
 
@@ -47,6 +47,14 @@ def make_router(ctx: Context, operator: Callable[..., None]) -> APIRouter:
     @router.get("/ingest")
     def status() -> Response:  # pyright: ignore[reportUnusedFunction]
         return as_json(quarantine.standing(ctx))
+
+    @router.get("/collections")
+    def outermost() -> Response:  # pyright: ignore[reportUnusedFunction]
+        return as_json(collections.outermost(ctx))
+
+    @router.get("/collections/show")
+    def collection(path: str) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return as_json(collections.show(ctx, path))
 
     @router.get("/quarantine")
     def find(  # pyright: ignore[reportUnusedFunction]

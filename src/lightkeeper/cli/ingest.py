@@ -1,4 +1,4 @@
-"""lightkeeper ingest: products come in from this machine; and how the interface directories stand."""
+"""lightkeeper ingest, collection: products come in; how the interface directories stand; where what came in lies."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -77,6 +77,35 @@ def status(as_json: AsJson = False) -> None:
         show(api.ingest_status(), as_json=as_json, columns=columns, empty="no storage takes deliveries")
 
 
+collection = typer.Typer(help="Directories of the catalogue: days, months, years.", no_args_is_help=True)
+
+
+@collection.command("list")
+def list_(
+    path: Annotated[
+        str, typer.Argument(metavar="DIRECTORY", help="Those right in it; the outermost if not given.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List collections with all that lies in each."""
+    with client() as api:
+        found = api.collection(path)["holds"] if path else api.collections()
+    show(found, as_json=as_json, columns=("path", "files", "bytes", "own_files"), empty="no collection lies in it")
+
+
+@collection.command("show")
+def show_(
+    path: Annotated[str, typer.Argument(metavar="DIRECTORY", help="Like /ctao/acada/DL0/LSTN-01.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show a collection, and those that it lies in from the outermost on."""
+    with client() as api:
+        found = api.collection(path)
+    chain = [*found["within"], found["collection"]]
+    show(found if as_json else chain, as_json=as_json, columns=("path", "files", "bytes", "own_files"))
+
+
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
+    app.add_typer(collection, name="collection")
     app.add_typer(ingest, name="ingest")

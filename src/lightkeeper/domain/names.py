@@ -48,6 +48,12 @@ def split_lfn(lfn: Lfn) -> tuple[str, str]:
     return directory, name
 
 
+def collections_of(lfn: Lfn) -> list[str]:
+    """The directories that a name lies in, from the outermost on: a night's file is in its day, month, year…"""
+    parts = lfn[1:].split("/")[:-1]
+    return ["/" + "/".join(parts[: n + 1]) for n in range(len(parts))]
+
+
 def scope_of(lfn: Lfn) -> str:
     """Scope by the observatory's policy: the second part; users have `user.<name>`; short names have `root`."""
     parts = lfn[1:].split("/")
