@@ -6,7 +6,7 @@ does something, and otherwise sleeps until it is woken or its time comes. What i
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import psycopg
@@ -86,10 +86,11 @@ def duties(ctx: Context, api_url: str) -> list[Duty]:
 class Worker:
     """Runs the duties in threads until it is stopped."""
 
-    def __init__(self, ctx: Context, api_url: str) -> None:
+    def __init__(self, ctx: Context, api_url: str, only: Collection[str] = ()) -> None:
+        """`only` these duties, by name; without, all."""
         self._ctx = ctx
         self._stopping = threading.Event()
-        self._duties = duties(ctx, api_url)
+        self._duties = [duty for duty in duties(ctx, api_url) if not only or duty.name in only]
         self._bells = {duty.name: threading.Condition() for duty in self._duties}
         self._rung = dict.fromkeys(self._bells, 0)
         self._threads = [
