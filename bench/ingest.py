@@ -89,7 +89,7 @@ def small(root: Path, scale: str) -> list[Measure]:
     with world(root) as ctx:
         plan = NightPlan(root / "site", date(2030, 3, 14), TELESCOPES[:13], files=n, observations=20, triggers=True)
         made = stamp_night(plan, processes=2)
-        files = [path for path in (root / "site").rglob("*.fits.fz")]
+        files = list((root / "site").rglob("*.fits.fz"))
         os.sync()
         walked = in_two_processes(walk_all, files)
         hashed = in_two_processes(hash_all, files)
@@ -177,10 +177,10 @@ def large(root: Path, scale: str) -> list[Measure]:
     total = sum(path.stat().st_size for path in files)
     rates: dict[str, list[float]] = {}
     for _ in range(3):
-        for what, work, seconds in (
-            ("SHA-256", hash_all, clock(lambda: hash_all(files))),
-            ("all", walk_all, clock(lambda: walk_all(files))),
-            ("two", walk_all, in_two_processes(walk_all, files)),
+        for what, seconds in (
+            ("SHA-256", clock(lambda: hash_all(files))),
+            ("all", clock(lambda: walk_all(files))),
+            ("two", in_two_processes(walk_all, files)),
         ):
             rates.setdefault(what, []).append(total / seconds / 1e6)
     rate = {what: max(measured) for what, measured in rates.items()}

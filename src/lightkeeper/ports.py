@@ -74,6 +74,10 @@ class LocalStorage(Storage, Protocol):
         """Where the file lies here; "/" is the root."""
         ...
 
+    def sync(self) -> None:
+        """All that was written to it before, by whomever, lies on the medium when this returns, names included."""
+        ...
+
 
 class Arrival(Protocol):
     """A file on its way into a storage: written in order, and read back while the rest still comes.

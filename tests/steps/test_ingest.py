@@ -226,15 +226,6 @@ def test_a_storage_that_does_not_answer_makes_deliveries_wait_and_not_go_into_qu
     assert files(world) == {FILE}
 
 
-def test_the_folders_of_a_delivery_are_synced_up_to_the_root(world: World, monkeypatch: pytest.MonkeyPatch):
-    synced: set[str] = set()
-    monkeypatch.setattr(os, "fsync", lambda fd: synced.add(str(Path(f"/proc/self/fd/{fd}").readlink())))
-    world.deliver(FILE)
-    world.ingest()
-    root = world.root / "mountain"
-    assert {str(root), str(root / "test"), str(root / "test/raw")} <= synced
-
-
 def test_a_trigger_named_like_a_folder_moves_no_folder(world: World):
     world.deliver(FILE)
     world.ingest()

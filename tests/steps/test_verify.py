@@ -15,7 +15,7 @@ from tests.steps.test_ingest import files, reasons
 from lightkeeper.domain.delivering import ATTEMPTS, Found
 from lightkeeper.steps import ingest, watch
 from lightkeeper.steps.reading import Reading
-from lightkeeper.steps.verify import Order, _parsed, pickled, verifier
+from lightkeeper.steps.verify import Order, _take, pickled, verifier
 
 NEIGHBOURS = {f"/test/raw/good-{n}.plain" for n in range(40)}
 
@@ -109,15 +109,11 @@ def test_a_process_that_is_killed_by_others_costs_no_file(hostile: World):
     assert files(hostile) == NEIGHBOURS | more
 
 
-def test_an_answer_that_is_none_is_a_crash_of_its_file_only():
-    for told in (
-        "7",
-        "[]",
-        '["file", null]',
-        '["file", ["../x", null, {}, []], "", null, 0]',
-        '["gone", null, "", null, 0]',
-    ):
-        assert _parsed(told.encode()).found is Found.CRASHED
+def test_an_answer_that_is_none_is_known_as_such():
+    wrong_name, unheard_of = '["file", ["../x", null, {}, []], "", null, 0]', '["gone", null, "", null, 0]'
+    for told in ("7", "[7]", "[[0, []]]", f"[[0, {wrong_name}]]", f"[[0, {unheard_of}]]", '{"a": 1}', "\0", "[" * 9999):
+        assert not _take(told.encode(), {})
+    assert _take(b'[[0, ["missing", null, "", null, 0]]]', {}), "of a file that is not its own"
 
 
 def test_a_reading_is_the_same_after_it_was_told(world: World):

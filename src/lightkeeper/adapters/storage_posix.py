@@ -35,6 +35,7 @@ STALE_SECONDS = 3600.0
 SMALLEST_STRAIGHT = 1 << 20
 """Smaller reads are quicker through the cache, which reads ahead."""
 
+_C = ctypes.CDLL(None, use_errno=True)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO that somebody left among the files must not wait for its writer.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -238,6 +239,12 @@ class PosixStorage:
         with self._failures("look at", path), suppress(*_MISSING), self._directories(directory):
             pass
         return self.root.joinpath(*directory[1:], name)
+
+    def sync(self) -> None:
+        """All of the file system that holds the root lies on the medium when this returns, names included."""
+        with self._failures("sync", "/"), self._directories(("",)) as chain:
+            if _C.syncfs(chain[0]) != 0:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     # --- helpers -----------------------------------------------------------------------------------------
     def _fill(self, incoming: int, temporary: str, path: str, chunks: Iterable[bytes]) -> int:

@@ -8,14 +8,12 @@ reading.py) while what was read before is registered; a file that takes long sta
 The trigger file goes only after the commit that made the file known, or after the file lies in the quarantine.
 """
 
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import count
-from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from lightkeeper import __version__
@@ -84,7 +82,6 @@ class Ingest:
         if not self._read:
             return 0
         self._read = _admitted(ctx, self._read)
-        _make_names_durable(ctx, self._read)
         verdicts = [(one, _verdict(ctx, one)) for one in self._read]
         good, twice = _each_name_once(one for one, what in verdicts if isinstance(what, Register))
         outcome = _register(ctx, good, vocabulary)
@@ -159,21 +156,6 @@ def _each_name_once(good: Iterable[_Read]) -> tuple[list[_Read], list[_Read]]:
         if first.setdefault(one.claim.path, one) is not one:
             others.append(one)
     return list(first.values()), others
-
-
-def _make_names_durable(ctx: Context, read: Sequence[_Read]) -> None:
-    """Sync the folders that the files were written to, once each: a file whose name is lost in a power cut is lost."""
-    folders: set[Path] = set()
-    for element, folder, _ in _by_folder(read):
-        local = ctx.local_storage(element).local_path("/").joinpath(folder[1:])
-        folders.update((local, *local.parents[: folder.count("/")]))
-    for folder in folders:
-        with suppress(OSError):  # it is not there: then neither is its file, and reading it has told so
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
 
 
 def _register(ctx: Context, good: Sequence[_Read], vocabulary: Vocabulary) -> Outcome[_Read]:

@@ -1,19 +1,20 @@
-"""Step 1, second part: one delivery is read, once, from the medium: what it announces, its bytes, what they say.
+"""Step 1, second part: deliveries are read, once, from the medium: what announces them, their bytes, what these say.
 
 Before: ingest.py claimed it.    After: ingest.py registers it, waits, or refuses it.
 This part knows no database, so that it can run in a process of its own (verify.py); whatever the bytes are, the answer
 is a Reading.
 """
 
+import io
 import json
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from lightkeeper.domain.delivering import Found
 from lightkeeper.domain.errors import Invalid, LightkeeperError, NotFound, Unavailable
@@ -21,6 +22,8 @@ from lightkeeper.domain.names import Fixity, parse_lfn, printable
 from lightkeeper.ports import LocalStorage, Product, ProductReader
 
 SUFFIX = ".trigger"
+WHOLE = 1 << 20
+"""Bytes of a file that is read at once."""
 MAX_TRIGGER = 64 * 1024
 """Bytes of a trigger that says what its file must be."""
 
@@ -58,107 +61,194 @@ class Reading:
         return cls(Found(found), product, str(why), trigger and (int(trigger[0]), int(trigger[1])), float(quiet))
 
 
-def read(storage: LocalStorage, readers: Sequence[ProductReader], path: str, notice: Callable[[], None]) -> Reading:
-    """Verify one delivery and read its metadata in one pass; its bytes are synced first. `notice` is called whenever
-    more of them came."""
-    trigger = identity(storage.local_path("/"), path)
-    try:
-        if path.endswith("/" + SUFFIX):
-            raise Invalid("the trigger names no file")
-        reader = next((reader for reader in readers if reader.recognises(path)), None)
-        if reader is None:
-            raise Invalid("no installed reader knows files of this name")
-        product = _read(storage, reader, path, notice)
-        if product is None:
-            return Reading(Found.CHANGING, trigger=trigger)
-    except NotFound:
-        return Reading(Found.MISSING, trigger=trigger)
-    except Unavailable as error:
-        return Reading(Found.AWAY, why=error.message, trigger=trigger)
-    except LightkeeperError as error:
-        product = Product(None, None, problems=(error.message,))
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001  # a reader that a hostile file gets the better of stops only its file
-        what = f"its reader failed: {type(error).__name__}: {printable(str(error))}"
-        product = Product(None, None, problems=(what,))
-    quiet = _quiet(storage.local_path("/"), path) if product.problems else 0.0
-    return Reading(Found.FILE, product, trigger=trigger, quiet=quiet)
+class Progress(Protocol):
+    """Who is told how reading goes on, so that it is known which file has the better of it."""
+
+    def at(self, number: int, size: int = 0) -> None:
+        """The delivery `number` is touched from now on; so many bytes of it are to be read."""
+        ...
+
+    def moved(self) -> None:
+        """More bytes came."""
+        ...
 
 
-def identity(root: Path, path: str) -> tuple[int, int] | None:
-    """What tells the trigger file of `path` from a later one of the same name; None when there is none."""
-    try:
-        found = os.lstat(f"{root}{path}{SUFFIX}")
-    except OSError:
-        return None
-    return found.st_ino, found.st_ctime_ns
+def read_all(
+    deliveries: Sequence[tuple[LocalStorage, str]], readers: Sequence[ProductReader], progress: Progress
+) -> Iterator[tuple[int, Reading]]:
+    """Verify deliveries and read their metadata, each in one pass over its bytes; with their places in `deliveries`,
+    the smallest file first.
+
+    All that lies on their storages is synced first, names included: from then on these are the copies of record, and
+    they are read from the medium. A file that is not as it was before that is CHANGING.
+    """
+    looked = [_Delivery(number, storage, path) for number, (storage, path) in enumerate(deliveries)]
+    for one in looked:
+        progress.at(one.number)
+        one.look()
+    by_root = {one.root: one for one in looked}
+    for first in by_root.values():
+        progress.at(first.number)
+        first.sync([one for one in looked if one.root == first.root])
+    looked.sort(key=lambda one: one.size)
+    for one in looked:
+        progress.at(one.number)
+        one.open(readers)
+    for one in looked:
+        progress.at(one.number, one.size)
+        yield one.number, one.read(progress)
 
 
-def _read(storage: LocalStorage, reader: ProductReader, path: str, notice: Callable[[], None]) -> Product | None:
-    """None: the file changed while it was read."""
-    announced = _announced(storage, path)
-    with storage.open(path) as file:
-        before = os.fstat(file.fileno())
-        os.fsync(file.fileno())  # the array control may not have: from now on this is the copy of record
-        product = reader.read(cast("BinaryIO", _Noticed(file, notice)), path)
-        after = os.fstat(file.fileno())
-    try:
-        still = os.lstat(f"{storage.local_path('/')}{path}")
-    except OSError:
-        return None
-    if not _same(before, after) or not _same(after, still):
-        return None
-    problems = [*product.problems, *_contradictions(announced, product.fixity)]
-    if product.lfn is not None and product.lfn != path:
-        problems.append(f"its reader names it {product.lfn}, but a file on site lies under its own name")
-    elif not problems and (product.lfn is None or product.fixity is None):
-        problems.append("its reader told no problem, but no name or no fixity either")
-    return replace(product, problems=tuple(problems))
+class _Delivery:
+    """One delivery on its way to a Reading, which is there as soon as it is known."""
+
+    def __init__(self, number: int, storage: LocalStorage, path: str) -> None:
+        self.number = number
+        self.root = str(storage.local_path("/"))
+        self._storage = storage
+        self._path = path
+        self._trigger: os.stat_result | None = None
+        self._before: os.stat_result | None = None
+        self._reader: ProductReader | None = None
+        self._file: BinaryIO | None = None
+        self._reading: Reading | None = None
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self._before.st_size if self._before else 0
+
+    def look(self) -> None:
+        """See what is there."""
+        self._trigger = _status(f"{self.root}{self._path}{SUFFIX}")
+        self._before = _status(f"{self.root}{self._path}")
+
+    def sync(self, those: Iterable["_Delivery"]) -> None:
+        """Have the storage synced, or tell why it cannot be."""
+        try:
+            self._storage.sync()
+            device = os.stat(self.root).st_dev  # noqa: PTH116
+        except (LightkeeperError, OSError) as error:
+            for one in those:
+                one._told(Found.AWAY, f"its storage cannot be synced: {error}")
+        else:
+            for one in those:
+                if one._before and one._before.st_dev != device:
+                    one._told(Found.AWAY, f"it lies on another disk than the root of its storage, {self.root}")
+
+    def open(self, readers: Sequence[ProductReader]) -> None:
+        """Find its reader, and have its bytes come."""
+        if self._reading:
+            return
+        with self._refusing():
+            if self._path.endswith("/" + SUFFIX):
+                raise Invalid("the trigger names no file")
+            self._reader = next((reader for reader in readers if reader.recognises(self._path)), None)
+            if self._reader is None:
+                raise Invalid("no installed reader knows files of this name")
+            self._file = self._storage.open(self._path)
+            with suppress(OSError):  # advice only
+                os.posix_fadvise(self._file.fileno(), 0, WHOLE, os.POSIX_FADV_WILLNEED)
+
+    def read(self, progress: Progress) -> Reading:
+        """What it is."""
+        if self._file and self._reader:
+            with self._file, self._refusing():
+                self._reading = self._read(self._file, self._reader, progress)
+        reading = self._reading or Reading(Found.AWAY, why="it was not read")
+        return replace(reading, trigger=self._trigger and (self._trigger.st_ino, self._trigger.st_ctime_ns))
+
+    def _read(self, file: BinaryIO, reader: ProductReader, progress: Progress) -> Reading:
+        before = self._before
+        announced = _announced(self._storage, self._path, self._trigger)
+        told = io.BytesIO(file.read(WHOLE)) if self.size < WHOLE else cast("BinaryIO", _Noticed(file, progress))
+        product = reader.read(told, self._path)
+        after, still = os.fstat(file.fileno()), _status(f"{self.root}{self._path}")
+        if before is None or still is None or not _same(before, after) or not _same(before, still):
+            return Reading(Found.CHANGING)
+        problems = [*product.problems, *_contradictions(announced, product.fixity)]
+        if product.lfn is not None and product.lfn != self._path:
+            problems.append(f"its reader names it {product.lfn}, but a file on site lies under its own name")
+        elif not problems and (product.lfn is None or product.fixity is None):
+            problems.append("its reader told no problem, but no name or no fixity either")
+        if not problems:
+            return Reading(Found.FILE, product)
+        return self._refused(replace(product, problems=tuple(problems)))
+
+    @contextmanager
+    def _refusing(self) -> Generator[None]:
+        """What is raised inside becomes the Reading."""
+        try:
+            yield
+        except NotFound:
+            self._told(Found.MISSING, "")
+        except Unavailable as error:
+            self._told(Found.AWAY, error.message)
+        except LightkeeperError as error:
+            self._reading = self._refused(Product(None, None, problems=(error.message,)))
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  # a reader that a hostile file gets the better of stops only its file
+            what = f"its reader failed: {type(error).__name__}: {printable(str(error))}"
+            self._reading = self._refused(Product(None, None, problems=(what,)))
+
+    def _told(self, found: Found, why: str) -> None:
+        self._reading = Reading(found, why=why)
+
+    def _refused(self, product: Product) -> Reading:
+        """With the time for which neither the file nor its trigger has changed."""
+        times = [status.st_mtime for status in (self._before, self._trigger) if status]
+        return Reading(Found.FILE, product, quiet=time.time() - max(times, default=0.0))
 
 
 class _Noticed:
-    """A file whose reads are noticed."""
+    """A file whose reads are told."""
 
-    def __init__(self, file: BinaryIO, notice: Callable[[], None]) -> None:
+    def __init__(self, file: BinaryIO, progress: Progress) -> None:
         self._file = file
-        self._notice = notice
+        self._progress = progress
 
     def read(self, size: int = -1, /) -> bytes:
-        self._notice()
+        self._progress.moved()
         return self._file.read(size)
 
     def readinto(self, buffer: Any, /) -> int:
-        self._notice()
+        self._progress.moved()
         return self._file.readinto(buffer)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
 
 
+def identity(root: Path, path: str) -> tuple[int, int] | None:
+    """What tells the trigger file of `path` from a later one of the same name; None when there is none."""
+    found = _status(f"{root}{path}{SUFFIX}")
+    return found and (found.st_ino, found.st_ctime_ns)
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except OSError:
+        return None
+
+
 def _same(one: os.stat_result, other: os.stat_result) -> bool:
-    return (one.st_ino, one.st_size, one.st_mtime_ns) == (other.st_ino, other.st_size, other.st_mtime_ns)
-
-
-def _quiet(root: Path, path: str) -> float:
-    """For how many seconds neither the file nor its trigger has changed."""
-    changed = 0.0
-    for name in (path, path + SUFFIX):
-        with suppress(OSError):
-            changed = max(changed, os.lstat(f"{root}{name}").st_mtime)
-    return time.time() - changed
+    return (one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) == (
+        other.st_ino,
+        other.st_size,
+        other.st_mtime_ns,
+        other.st_ctime_ns,
+    )
 
 
 # --- what a trigger says -------------------------------------------------------------------------------------
-def _announced(storage: LocalStorage, path: str) -> Mapping[str, Any]:
+def _announced(storage: LocalStorage, path: str, found: os.stat_result | None) -> Mapping[str, Any]:
     """What the trigger says that its file must be: nothing, mostly. Raises Invalid when it announces something else."""
-    trigger = f"{storage.local_path('/')}{path}{SUFFIX}"
-    try:
-        found = os.lstat(trigger)
-    except OSError:
+    if found is None:
         return {}  # taken away since it was seen: the delivery was accepted and goes on
     if stat.S_ISLNK(found.st_mode):
-        _must_point_to(trigger, path)
+        _must_point_to(f"{storage.local_path('/')}{path}{SUFFIX}", path)
         return {}
     if not stat.S_ISREG(found.st_mode):
         raise Invalid("its trigger is neither a file nor a link")

@@ -1,13 +1,14 @@
 """Step 1, beside: the processes that read deliveries, so that a file which crashes, hangs or swells takes only itself.
 
-Each process is served by a thread of ours: it is given some files at a time and answers in their order, so when it ends
-the first unanswered one is what ended it; the others go to the next process. A file that takes longer than STUCK
-seconds holds up nobody: the files behind it are given to others, and when nothing moves its process gets a substitute,
-until it is done or is ended. What a process tells is text and is checked: a file may have got the better of it.
+Each process is served by a thread of ours. It is given some files at a time, and says which of them it is at: when it
+ends, that one is what ended it, and the others go to the next process. A file that takes longer than STUCK seconds
+holds up nobody: the files beside it are given to others, and when nothing moves its process gets a substitute, until it
+is done or is ended. What a process tells is text and is checked: a file may have got the better of it.
 """
 
 import base64
 import json
+import mmap
 import os
 import pickle
 import select
@@ -16,11 +17,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from queue import Empty, SimpleQueue
 
 from lightkeeper.context import Context
@@ -28,15 +29,13 @@ from lightkeeper.domain.delivering import Found
 from lightkeeper.domain.errors import LightkeeperError, Unavailable
 from lightkeeper.ports import LocalStorage
 from lightkeeper.steps.reading import Reading
-from lightkeeper.steps.verifying import BEAT, NO_MEMORY, READY, SECONDS
+from lightkeeper.steps.verifying import BEAT, NO_MEMORY, NUMBER, READY, SECONDS
 
-WINDOW = 16
-"""Files that a process has been given, so that it never waits for the next."""
+WINDOW, LEAST = 256, 64
+"""Files that a process is given at a time, and those it has left when it is given more: so it never waits."""
 STUCK = 2.0
 MOST_STUCK = 16
 """Processes that wait for files on which nothing moves, beside those that work."""
-NAP = 0.003
-"""Seconds between two looks at what a process has answered: to look at each answer would cost more than to make it."""
 START = 60.0
 """Seconds within which a process must be ready."""
 LONGEST = 16 << 20
@@ -99,20 +98,21 @@ class Verifier:
         """Have one process after the other read what waits, until a substitute has taken this place."""
         substituted = False
         while not substituted:
-            hand = deque([self._waiting.get()])
+            hand = _numbered(self._waiting.get())
             try:
                 with _Process(self._setup) as process:
                     substituted = self._keep_busy(process, hand)
             except Unavailable as error:
-                _answer(hand.popleft(), Reading(Found.AWAY, why=error.message))
+                _answer(hand.copy(), Reading(Found.AWAY, why=error.message))
+                hand.clear()
                 time.sleep(1)
-            self.read(hand)
+            self.read(hand.values())
         with self._lock:
             self._stuck -= 1
 
-    def _keep_busy(self, process: "_Process", hand: "deque[Order]") -> bool:
-        """Have `hand`, and what comes, read by a process until it ends, or must; what it leaves in `hand` was not
-        begun. Whether a substitute has taken its place."""
+    def _keep_busy(self, process: "_Process", hand: "_Hand") -> bool:
+        """Have `hand`, and what comes, read by a process until it ends, or must; what it leaves in `hand` has not been
+        read. Whether a substitute has taken its place."""
         process.give(hand)
         shared = substituted = False
         answered = moved = time.monotonic()
@@ -120,43 +120,49 @@ class Verifier:
             told = process.hear(0.2)
             now = time.monotonic()
             if told is None:
-                _answer(hand.popleft(), process.epitaph())
+                _answer(process.at(hand), process.epitaph())
                 break
             for line in told:
                 moved = now
                 if line != BEAT:
                     answered = now
-                    _answer(hand.popleft(), _parsed(line))
+                    if not _take(line, hand):
+                        _answer(process.at(hand), Reading(Found.CRASHED, why="what was told of it is no answer"))
+                        return substituted
             if told and (shared or substituted):
                 if answered == now:
                     break  # it would go on with what was given to others
             elif told:
                 if not hand:
-                    hand.append(self._waiting.get())
+                    hand.update(_numbered(self._waiting.get()))
                     if process.has_ended():
                         break  # while it had nothing to do
                     process.give(hand)
                     answered = moved = time.monotonic()
                 self._fill(hand, process)
-                time.sleep(NAP)
             elif now - moved > self._patience:
-                _answer(hand.popleft(), process.given_up(self._patience))
+                _answer(process.at(hand), process.given_up(self._patience))
                 break
-            if now - answered > STUCK and len(hand) > 1:
-                self.read([hand.pop() for _ in range(len(hand) - 1)][::-1])
-                shared = True
+            if now - answered > STUCK and not shared:
+                stuck = process.at(hand)
+                shared = bool(hand)
+                self.read(hand.values())
+                hand.clear()
+                hand.update(stuck)
             if now - moved > STUCK and not substituted:
                 substituted = self._substitute()
         return substituted
 
-    def _fill(self, hand: "deque[Order]", process: "_Process") -> None:
-        """Give a process more of what waits, if anything does."""
-        new: list[Order] = []
+    def _fill(self, hand: "_Hand", process: "_Process") -> None:
+        """Give a process more of what waits, if anything does, and it has not much left."""
+        if len(hand) > LEAST:
+            return
+        new: _Hand = {}
         with suppress(Empty):
-            while len(hand) + len(new) < WINDOW:
-                new.append(self._waiting.get_nowait())
+            while len(new) < WINDOW:
+                new.update(_numbered(self._waiting.get_nowait()))
         process.give(new)
-        hand.extend(new)
+        hand.update(new)
 
     def _substitute(self) -> bool:
         with self._lock:
@@ -167,15 +173,31 @@ class Verifier:
         return True
 
 
-def _answer(order: Order, reading: Reading) -> None:
-    order.answers.put((order.number, reading))
+_Hand = dict[int, Order]
+"""What a process has been given and has not answered, by a number of its own."""
+_numbers = count()
 
 
-def _parsed(line: bytes) -> Reading:
+def _numbered(order: Order) -> _Hand:
+    return {next(_numbers): order}
+
+
+def _answer(orders: _Hand, reading: Reading) -> None:
+    for order in orders.values():
+        order.answers.put((order.number, reading))
+
+
+def _take(line: bytes, hand: _Hand) -> bool:
+    """Take what was read out of `hand` and answer it; False when the line is no answer."""
     try:
-        return Reading.from_json(json.loads(line))
-    except (ValueError, TypeError, LightkeeperError):
-        return Reading(Found.CRASHED, why="what was told of it is no answer")
+        told = [(number, Reading.from_json(reading)) for number, reading in json.loads(line)]
+    except (ValueError, TypeError, RecursionError, LightkeeperError):
+        return False
+    for number, reading in told:
+        order = hand.pop(number, None)
+        if order:
+            order.answers.put((order.number, reading))
+    return True
 
 
 class _Process:
@@ -183,14 +205,24 @@ class _Process:
 
     def __init__(self, setup: str) -> None:
         """Raises Unavailable when it does not become ready."""
+        shared = os.memfd_create("verify", os.MFD_CLOEXEC)
+        os.ftruncate(shared, mmap.PAGESIZE)
+        self._shared = mmap.mmap(shared, mmap.PAGESIZE)
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "lightkeeper.steps.verifying"]
+        command = [sys.executable, "-m", "lightkeeper.steps.verifying", str(shared)]
         try:
             self._child = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                pass_fds=[shared],
             )
         except OSError as error:
             raise Unavailable(f"a process that reads deliveries cannot be started: {error.strerror}") from error
+        finally:
+            os.close(shared)
         assert self._child.stdin and self._child.stdout  # noqa: S101  # they were asked for
         self._orders, self._answers = self._child.stdin, self._child.stdout.fileno()
         self._poll = select.poll()
@@ -209,9 +241,16 @@ class _Process:
     def __exit__(self, *_: object) -> None:
         self.end()
 
-    def give(self, orders: Iterable[Order]) -> None:
+    def give(self, hand: _Hand) -> None:
         """Have these read."""
-        self._write(b"".join(json.dumps([order.storage, order.path]).encode() + b"\n" for order in orders))
+        lines = (json.dumps([number, order.storage, order.path]) + "\n" for number, order in hand.items())
+        self._write("".join(lines).encode())
+
+    def at(self, hand: _Hand) -> _Hand:
+        """Take out of `hand` what it is at; what it has had for the longest time when it tells nonsense."""
+        (number,) = NUMBER.unpack_from(self._shared, 0)
+        number = number if number in hand else next(iter(hand))
+        return {number: hand.pop(number)}
 
     def hear(self, patience: float) -> list[bytes] | None:
         """The lines that it told meanwhile, as soon as there are any; None when it has ended, or tells nonsense."""
