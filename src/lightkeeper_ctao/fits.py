@@ -27,7 +27,9 @@ MAX_DATA = 2**62
 
 _END = b"END".ljust(CARD)
 _ONES = 0xFFFFFFFF
+_WORDS = np.dtype(">u4")
 _COMMENTARY = frozenset({"COMMENT ", "HISTORY ", "HIERARCH", "CONTINUE", "        "})
+_CARDS = re.compile("(.{8})(.{72})", re.DOTALL)
 _STRING = re.compile(r"= +'((?:[^']|'')*)'")
 _BARE = re.compile(r"= *([^ /]+)")
 _INT = re.compile(r"[+-]?\d{1,20}\Z", re.ASCII)
@@ -43,9 +45,11 @@ class Hdu:
 
     def text(self, key: str) -> str | None:
         """Value of card `key` as text, without trailing blanks; None when there is no card or no value."""
-        rest = self.cards.get(f"{key:8s}")
+        rest = self.cards.get(key.ljust(8))
         if rest is None:
             return None
+        if rest[:3] == "= '" and (end := rest.find("'", 3)) > 0 and rest[end + 1] != "'":
+            return rest[3:end].rstrip()  # as nearly all are
         if found := _STRING.match(rest):
             return found[1].replace("''", "'").rstrip()
         found = _BARE.match(rest)
@@ -98,7 +102,7 @@ def walk(file: BinaryIO, *, keep: Collection[str] = (), sums_needed: bool = True
 
 def ones_complement(data: bytes | memoryview, start: int = 0) -> int:
     """32-bit ones' complement sum of `data`, whose length is a multiple of four, added to `start`."""
-    total = start + int(np.frombuffer(data, ">u4").sum(dtype=np.uint64))
+    total = start + int(np.add.reduce(np.frombuffer(data, _WORDS), dtype=np.uint64))
     while total > _ONES:
         total = (total & _ONES) + (total >> 32)
     return total
@@ -182,7 +186,7 @@ def _read_hdu(stream: _Stream, number: int, wanted: set[str], problems: list[str
     if number == MAX_HDUS:
         raise _Lost(f"the file has more than {MAX_HDUS} HDUs")
     header = _read_header(stream, number)
-    cards = {header[i : i + 8]: header[i + 8 : i + 80] for i in range(0, len(header), CARD)}
+    cards = dict(_CARDS.findall(header))
     hdu = Hdu("", cards)
     name = "PRIMARY" if number == 0 else printable(hdu.text("EXTNAME") or f"number {number + 1}")
     if not (header.isascii() and header.isprintable()):

@@ -252,7 +252,7 @@ def _night(year: str, month: str, day: str, problems: list[str]) -> date | None:
 
 def _start(stamp: str, problems: list[str]) -> datetime | None:
     try:
-        return datetime.strptime(stamp, "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+        return datetime.fromisoformat(stamp).replace(tzinfo=UTC)
     except ValueError:
         problems.append(f"the time '{stamp}' in the name does not exist")
         return None

@@ -76,6 +76,8 @@ def parse_name(text: str, what: str) -> str:
 
 def printable(text: str) -> str:
     """`text` fit for a terminal or a log line: control characters escaped, at most 200 characters."""
+    if text.isprintable() and len(text) <= 200:
+        return text
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:200])
 
 
