@@ -74,6 +74,10 @@ class LocalStorage(Storage, Protocol):
         """Where the file lies here; "/" is the root."""
         ...
 
+    def open_all(self, paths: Sequence[str]) -> Iterator[BinaryIO | LightkeeperError]:
+        """Open each as `open` does when the next one is asked for, or tell what `open` would raise."""
+        ...
+
     def sync(self) -> None:
         """All that was written to it before, by whomever, lies on the medium when this returns, names included."""
         ...

@@ -57,6 +57,9 @@ class Hdu:
 
     def integer(self, key: str) -> int | None:
         """Value of card `key` as a number; None when there is no card or its value is not an integer."""
+        rest = self.cards.get(key.ljust(8), "")
+        if rest[:1] == "=" and (bare := rest[1:22].strip()).isdecimal() and rest[22:24] in ("  ", " /"):
+            return int(bare)  # as nearly all are
         text = self.text(key)
         return int(text) if text is not None and _INT.match(text) else None
 

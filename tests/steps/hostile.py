@@ -3,12 +3,12 @@
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from lightkeeper.adapters.storage_posix import PosixStorage
-from lightkeeper.domain.errors import Unavailable
+from lightkeeper.domain.errors import LightkeeperError, Unavailable
 from lightkeeper.ports import Product, ProductReader
 from lightkeeper.testing.observatory import PlainObservatory, PlainReader
 
@@ -54,3 +54,10 @@ class SometimesAway(PosixStorage):
         if self.root.with_name("away").exists():
             raise Unavailable("the disk does not answer")
         return super().open(path)
+
+    def open_all(self, paths: Sequence[str]) -> Iterator[BinaryIO | LightkeeperError]:
+        for path in paths:
+            try:
+                yield self.open(path)
+            except LightkeeperError as error:
+                yield error

@@ -64,14 +64,27 @@ class PosixStorage:
         """The file for reading, from the medium: what the page cache holds of it is dropped first."""
         directory, name = self._split(path)
         with self._failures("read", path), self._directories(directory) as chain:
-            fd = os.open(name, _READ, dir_fd=chain[-1])
-            try:
-                self._must_be_a_file(os.fstat(fd), path)
-                _forget_cached(fd)
-                return io.BufferedReader(_MediumFile(self, path, fd))
-            except BaseException:
-                os.close(fd)
-                raise
+            return self._opened(chain[-1], name, path)
+
+    def open_all(self, paths: Sequence[str]) -> Iterator[BinaryIO | LightkeeperError]:
+        """Open each as `open` does; the directory of one is still open for the next."""
+        last: tuple[str, ...] | None = None
+        chain: Sequence[int] = [-1]
+        with ExitStack() as opened:
+            for path in paths:
+                try:
+                    directory, name = self._split(path)
+                    with self._failures("read", path):
+                        if directory != last:
+                            last = None
+                            opened.close()
+                            chain = opened.enter_context(self._directories(directory))
+                            last = directory
+                        file = self._opened(chain[-1], name, path)
+                except LightkeeperError as error:
+                    yield error
+                else:
+                    yield file
 
     def write(self, path: str, chunks: Iterable[bytes]) -> int:
         """Write a new file and return its bytes. Durable and complete when it returns.
@@ -263,6 +276,16 @@ class PosixStorage:
         finally:
             os.close(fd)
         return size
+
+    def _opened(self, above: int, name: str, path: str) -> BinaryIO:
+        fd = os.open(name, _READ, dir_fd=above)
+        try:
+            self._must_be_a_file(os.fstat(fd), path)
+            _forget_cached(fd)
+            return io.BufferedReader(_MediumFile(self, path, fd))
+        except BaseException:
+            os.close(fd)
+            raise
 
     def _synced(self, above: int, name: str, path: str) -> None:
         """Sync the file `name`: it may have been written by a program that never does."""

@@ -10,6 +10,7 @@ The trigger file goes only after the commit that made the file known, or after t
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -52,6 +53,7 @@ def register_accepted(ctx: Context) -> int:
     done = ingest.turn(ctx)
     while ingest.busy:
         done += ingest.turn(ctx)
+    ingest.close()
     return done
 
 
@@ -66,12 +68,19 @@ class Ingest:
         self._numbers = count()
         self._answers: SimpleQueue[tuple[int, Reading]] = SimpleQueue()
         self._renewed = time.monotonic()
+        self._beside = ThreadPoolExecutor(1, "triggers")
+        self._removed = self._beside.submit(int)
         self.busy = False
         """Whether something is in hand, or is to be taken in hand again at once."""
 
     def __call__(self, ctx: Context) -> int:
         """A turn; zero when nothing is left to do."""
         return self.turn(ctx) + self.busy
+
+    def close(self) -> None:
+        """Wait for what is done beside."""
+        self._beside.shutdown()
+        self._removed.result()
 
     def turn(self, ctx: Context) -> int:
         """Take deliveries in hand, and deal with those that have been read; return how many were registered or
@@ -85,7 +94,7 @@ class Ingest:
         verdicts = [(one, _verdict(ctx, one)) for one in self._read]
         good, twice = _each_name_once(one for one, what in verdicts if isinstance(what, Register))
         outcome = _register(ctx, good, vocabulary)
-        _remove_trigger_files(ctx, outcome.done)
+        self._remove(ctx, outcome.done)
         refused = [(one, what.why) for one, what in verdicts if isinstance(what, Refuse)] + outcome.failed
         kept = _refuse(ctx, refused)
         waits = [(one, what) for one, what in verdicts if isinstance(what, Wait)]
@@ -116,6 +125,11 @@ class Ingest:
                 Order(number, storages[claim.storage_id], claim.path, self._answers) for number, claim in taken.items()
             )
         return vocabulary
+
+    def _remove(self, ctx: Context, done: Sequence[_Read]) -> None:
+        """Have triggers removed beside, while the next files are registered: it waits for the disk."""
+        self._removed.result()
+        self._removed = self._beside.submit(_remove_trigger_files, ctx, done)
 
     def _collect(self, batch: int) -> None:
         """Wait shortly for what has been read, up to a batch."""

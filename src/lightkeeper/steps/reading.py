@@ -90,11 +90,13 @@ def read_all(
     for first in by_root.values():
         progress.at(first.number)
         first.sync([one for one in looked if one.root == first.root])
-    looked.sort(key=lambda one: one.size)
-    for one in looked:
-        progress.at(one.number)
-        one.open(readers)
-    for one in looked:
+    for first in by_root.values():
+        wanted = sorted((one for one in looked if one.root == first.root and one.is_wanted(readers)), key=_folder)
+        files = first.storage.open_all([one.path for one in wanted])
+        for one in wanted:
+            progress.at(one.number)
+            one.open(next(files))
+    for one in sorted(looked, key=lambda one: one.size):
         progress.at(one.number, one.size)
         yield one.number, one.read(progress)
 
@@ -105,8 +107,8 @@ class _Delivery:
     def __init__(self, number: int, storage: LocalStorage, path: str) -> None:
         self.number = number
         self.root = str(storage.local_path("/"))
-        self._storage = storage
-        self._path = path
+        self.storage = storage
+        self.path = path
         self._trigger: os.stat_result | None = None
         self._before: os.stat_result | None = None
         self._reader: ProductReader | None = None
@@ -120,13 +122,13 @@ class _Delivery:
 
     def look(self) -> None:
         """See what is there."""
-        self._trigger = _status(f"{self.root}{self._path}{SUFFIX}")
-        self._before = _status(f"{self.root}{self._path}")
+        self._trigger = _status(f"{self.root}{self.path}{SUFFIX}")
+        self._before = _status(f"{self.root}{self.path}")
 
     def sync(self, those: Iterable["_Delivery"]) -> None:
         """Have the storage synced, or tell why it cannot be."""
         try:
-            self._storage.sync()
+            self.storage.sync()
             device = os.stat(self.root).st_dev  # noqa: PTH116
         except (LightkeeperError, OSError) as error:
             for one in those:
@@ -136,19 +138,25 @@ class _Delivery:
                 if one._before and one._before.st_dev != device:
                     one._told(Found.AWAY, f"it lies on another disk than the root of its storage, {self.root}")
 
-    def open(self, readers: Sequence[ProductReader]) -> None:
-        """Find its reader, and have its bytes come."""
-        if self._reading:
-            return
+    def is_wanted(self, readers: Sequence[ProductReader]) -> bool:
+        """Find its reader; whether it is to be opened."""
+        if self._reading is None:
+            with self._refusing():
+                if self.path.endswith("/" + SUFFIX):
+                    raise Invalid("the trigger names no file")
+                self._reader = next((reader for reader in readers if reader.recognises(self.path)), None)
+                if self._reader is None:
+                    raise Invalid("no installed reader knows files of this name")
+        return self._reading is None
+
+    def open(self, file: BinaryIO | LightkeeperError) -> None:
+        """Have its bytes come."""
         with self._refusing():
-            if self._path.endswith("/" + SUFFIX):
-                raise Invalid("the trigger names no file")
-            self._reader = next((reader for reader in readers if reader.recognises(self._path)), None)
-            if self._reader is None:
-                raise Invalid("no installed reader knows files of this name")
-            self._file = self._storage.open(self._path)
+            if isinstance(file, LightkeeperError):
+                raise file
+            self._file = file
             with suppress(OSError):  # advice only
-                os.posix_fadvise(self._file.fileno(), 0, WHOLE, os.POSIX_FADV_WILLNEED)
+                os.posix_fadvise(file.fileno(), 0, WHOLE, os.POSIX_FADV_WILLNEED)
 
     def read(self, progress: Progress) -> Reading:
         """What it is."""
@@ -160,14 +168,14 @@ class _Delivery:
 
     def _read(self, file: BinaryIO, reader: ProductReader, progress: Progress) -> Reading:
         before = self._before
-        announced = _announced(self._storage, self._path, self._trigger)
+        announced = _announced(self.storage, self.path, self._trigger)
         told = io.BytesIO(file.read(WHOLE)) if self.size < WHOLE else cast("BinaryIO", _Noticed(file, progress))
-        product = reader.read(told, self._path)
-        after, still = os.fstat(file.fileno()), _status(f"{self.root}{self._path}")
+        product = reader.read(told, self.path)
+        after, still = os.fstat(file.fileno()), _status(f"{self.root}{self.path}")
         if before is None or still is None or not _same(before, after) or not _same(before, still):
             return Reading(Found.CHANGING)
         problems = [*product.problems, *_contradictions(announced, product.fixity)]
-        if product.lfn is not None and product.lfn != self._path:
+        if product.lfn is not None and product.lfn != self.path:
             problems.append(f"its reader names it {product.lfn}, but a file on site lies under its own name")
         elif not problems and (product.lfn is None or product.fixity is None):
             problems.append("its reader told no problem, but no name or no fixity either")
@@ -231,6 +239,10 @@ def _status(path: str) -> os.stat_result | None:
         return os.lstat(path)
     except OSError:
         return None
+
+
+def _folder(one: _Delivery) -> str:
+    return one.path.rpartition("/")[0]
 
 
 def _same(one: os.stat_result, other: os.stat_result) -> bool:
