@@ -99,7 +99,7 @@ def test_what_is_missing_for_a_production_is_told_in_sentences(world: World):
     )
     told = preview.look(world.ctx, document(RAW, {"query": {"level": 7}, "group_size": 1}), {}).told()["missing"]
     assert told == [
-        "step 1: of 1 file no copy is left anywhere",
+        "step 1: of 1 file there is no copy anywhere",
         "step 1: 2 files without a verified copy at a data centre: they would wait for one",
         "step 2: no registered file matches",
     ]

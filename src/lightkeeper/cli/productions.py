@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lightkeeper.cli.home import client
-from lightkeeper.cli.output import AsJson, DryRun, err, out, show
+from lightkeeper.cli.output import AsJson, DryRun, elided, err, out, show
 from lightkeeper.domain.errors import Conflict, Invalid, LightkeeperError
 from lightkeeper.domain.graph import Node, as_dot, as_svg, as_text
 from lightkeeper.domain.units import readable_bytes, readable_time
@@ -330,7 +330,7 @@ def _show_plans(plans: Sequence[dict[str, Any]], as_json: bool) -> None:
                     "name": step["name"],
                     "type": step["job_type"],
                     "takes": _takes(step),
-                    "input": estimate["sample"][0] if estimate["sample"] else "-",
+                    "input": elided(estimate["sample"][0]) if estimate["sample"] else "-",
                     "files": f"{most}{estimate['files']}",
                     "bytes": "-" if estimate["bytes"] is None else readable_bytes(estimate["bytes"]),
                     "tasks": f"{most}{estimate['tasks']}",
@@ -357,7 +357,9 @@ def _takes(step: dict[str, Any]) -> str:
 
 
 def _parents(parents: Sequence[int]) -> str:
-    return f"what {', '.join(map(str, parents))} makes" if parents else "files"
+    if not parents:
+        return "files"
+    return f"what {parents[0]} makes" if len(parents) == 1 else f"what {', '.join(map(str, parents))} make"
 
 
 def _say(key: str, n: int, some: str, none: str, as_json: bool) -> None:

@@ -105,7 +105,7 @@ def complaints(estimate: Estimate) -> list[str]:
     if estimate.known and not estimate.tasks and not estimate.files:
         told.append(f"{of}: no registered file matches")
     if estimate.lost:
-        told.append(f"{of}: of {_files(estimate.lost)} no copy is left anywhere")
+        told.append(f"{of}: of {_files(estimate.lost)} there is no copy anywhere")
     if waiting := estimate.no_copy - estimate.lost:
         told.append(f"{of}: {_files(waiting)} without a verified copy at a data centre: they would wait for one")
     if estimate.on_tape:

@@ -5,6 +5,7 @@ Called by the API. Safe to run twice: the same name with the same document is th
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lightkeeper.context import Context
@@ -54,21 +55,51 @@ def submit(
 ) -> str:
     """Start a production on the files that match now, with `open_` also on those that come later; its name. With `hold`
     it is only made; with `single_jobs` every step is one job on all its files."""
+    ready = prepare(ctx, name, document, sandbox, single_jobs=single_jobs)
+    return make(ctx, ready, open_=open_, match=match, hold=hold)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A production that can be made: its document was read and is in order. One that is there already has no plan."""
+
+    name: str
+    document: str
+    sandbox: Mapping[str, bytes]
+    plan: ProductionPlan | None
+
+
+def prepare(
+    ctx: Context, name: str, document: str, sandbox: Mapping[str, bytes], *, single_jobs: bool = False
+) -> Ready:
+    """Read a document that is to be a production of this name; raises Invalid, or Conflict when there is another."""
     parse_name(name, "production")
+    with ctx.db.transaction() as conn:
+        if _is_there(conn, name, document):
+            return Ready(name, document, sandbox, None)
     steps = plan(ctx, document, sandbox, single_jobs=single_jobs)
     if steps.missing:
         raise Invalid("\n".join(steps.missing), hint="put the files where the document names them")
+    return Ready(name, document, sandbox, steps)
+
+
+def make(ctx: Context, ready: Ready, *, open_: bool = False, match: Match = Match.LINEAGE, hold: bool = False) -> str:
+    """Make the production and start it, unless it is there already; its name."""
+    steps = ready.plan
+    if steps is None:
+        return ready.name
     with ctx.db.transaction() as conn:
-        known = productions.production(conn, name)
-        if known is not None:
-            return _same(known, document)
-        production_id = productions.add(conn, name, steps.campaign, document, texts(sandbox), steps.warnings)
+        if _is_there(conn, ready.name, ready.document):
+            return ready.name
+        production_id = productions.add(
+            conn, ready.name, steps.campaign, ready.document, texts(ready.sandbox), steps.warnings
+        )
         ids = add_steps(conn, production_id, steps.steps, {}, open_=open_, match=match)
         taken = 0 if hold else productions.start(conn, production_id)
         if not taken and not open_ and not hold and not any(step.without_input for step in steps.steps):
             raise Invalid(_no_input(steps), hint="check the query, or submit with --open for files that will come")
-    ctx.log.info("submitted", production=name, transformations=len(ids), inputs=taken)
-    return name
+    ctx.log.info("submitted", production=ready.name, transformations=len(ids), inputs=taken)
+    return ready.name
 
 
 def retry(ctx: Context, transformation_id: int) -> int:
@@ -89,13 +120,14 @@ def known(conn: Connection, name: str) -> ProductionRow:
     return found
 
 
-def _same(known: ProductionRow, document: str) -> str:
-    if known.document == document:
-        return known.name
-    raise Conflict(
-        f"production '{known.name}' exists already with another document",
-        hint=f"choose another name, or add its steps: lightkeeper production extend {known.name} FILE",
-    )
+def _is_there(conn: Connection, name: str, document: str) -> bool:
+    known = productions.production(conn, name)
+    if known is not None and known.document != document:
+        raise Conflict(
+            f"production '{name}' exists already with another document",
+            hint=f"choose another name, or add its steps: lightkeeper production extend {name} FILE",
+        )
+    return known is not None
 
 
 def texts(sandbox: Mapping[str, bytes]) -> dict[str, str]:

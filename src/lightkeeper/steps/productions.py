@@ -94,23 +94,11 @@ def submit_all(
 ) -> list[str]:
     """Submit a production for every combination of values of words like `$layout` in the document; their names. All
     are checked before the first is submitted; what was submitted already is there and stays as it is."""
-    made = variants(name, document, values)
-    if len(made) > 1:
-        for variant in made:
-            produce.plan(ctx, variant.document, sandbox, single_jobs=single_jobs)
-    return [
-        produce.submit(
-            ctx,
-            variant.name,
-            variant.document,
-            sandbox,
-            open_=open_,
-            match=match,
-            hold=hold,
-            single_jobs=single_jobs,
-        )
-        for variant in made
+    ready = [
+        produce.prepare(ctx, variant.name, variant.document, sandbox, single_jobs=single_jobs)
+        for variant in variants(name, document, values)
     ]
+    return [produce.make(ctx, one, open_=open_, match=match, hold=hold) for one in ready]
 
 
 def look_at_all(

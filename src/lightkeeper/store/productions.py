@@ -47,6 +47,11 @@ def names(conn: Connection) -> list[str]:
     return values(conn, "SELECT name FROM production ORDER BY production_id DESC LIMIT 1000")
 
 
+def number(conn: Connection) -> int:
+    """How many productions there are."""
+    return value(conn, "SELECT count(*) FROM production")
+
+
 def lock(conn: Connection, production_id: int) -> None:
     """Nobody else changes the production until this transaction ends."""
     conn.execute("SELECT FROM production WHERE production_id = %s FOR UPDATE", (production_id,))

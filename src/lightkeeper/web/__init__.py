@@ -19,7 +19,7 @@ from lightkeeper import __version__
 from lightkeeper.context import Context
 from lightkeeper.domain.errors import NotFound
 from lightkeeper.domain.names import printable
-from lightkeeper.web import copies, keeper, nights, overview, words
+from lightkeeper.web import copies, keeper, nights, overview, productions, words
 
 PAGE_HEADERS = {
     "Cache-Control": "no-store",
@@ -44,7 +44,7 @@ BUILD = sha256(b"".join(_STATIC.values()) + __version__.encode()).hexdigest()[:1
 
 
 def add_pages(app: FastAPI, ctx: Context) -> None:
-    """Add `/`, `/nights`, `/copies`, `/keeper`, a page for each night and each transformation, and static files."""
+    """Add the pages, of everything and of single nights, productions and transformations, and their static files."""
     templates = _templates()
 
     def page(address: str, template: str, look: Callable[[Context], object]) -> None:
@@ -65,6 +65,7 @@ def add_pages(app: FastAPI, ctx: Context) -> None:
 
     page("/", "dashboard.html", overview.look)
     page("/copies", "copies.html", copies.look)
+    page("/productions", "productions.html", productions.look)
     page("/keeper", "keeper.html", keeper.look)
     page("/nights", "nights.html", nights.look)
 
@@ -72,6 +73,11 @@ def add_pages(app: FastAPI, ctx: Context) -> None:
     def one_night(night: str) -> HTMLResponse:  # pyright: ignore[reportUnusedFunction]
         see = nights.look_at(ctx, night)
         return HTMLResponse(templates.get_template("night.html").render(see=see), headers=PAGE_HEADERS)
+
+    @app.get("/productions/{name}", include_in_schema=False)
+    def production(name: str) -> HTMLResponse:  # pyright: ignore[reportUnusedFunction]
+        see = productions.look_at(ctx, name)
+        return HTMLResponse(templates.get_template("production.html").render(see=see), headers=PAGE_HEADERS)
 
     @app.get("/transformations/{transformation_id}", include_in_schema=False)
     def report(transformation_id: int) -> HTMLResponse:  # pyright: ignore[reportUnusedFunction]
