@@ -18,6 +18,7 @@ from typing import IO, Any
 from tests.conftest import build_context
 
 from lightkeeper.app import make_log
+from lightkeeper.steps import ingest
 from lightkeeper.store.db import Database
 from lightkeeper.worker import Worker, duties
 
@@ -54,8 +55,8 @@ def main() -> None:
     database = Database(given.url, max_connections=30).open()
     ctx = build_context(database, given.root, **settings)
     if given.once:
-        do = {duty.name: duty.do for duty in duties(ctx, "")}[given.once]
-        print(do(ctx), flush=True)
+        do = {duty.name: duty.do for duty in duties(ctx, "")} | {"ingest": ingest.register_accepted}
+        print(do[given.once](ctx), flush=True)
         return
     ctx = build_context(database, given.root, log=make_log(ctx.settings), **settings)
     worker = Worker(ctx, "http://127.0.0.1:1")

@@ -21,7 +21,7 @@ from lightkeeper.steps import heal, manifests, replicate, transfer, watch
 from lightkeeper.store.db import Database
 
 SEED = int(os.environ.get("LIGHTKEEPER_TEST_SEED", "1"))
-CALLS = ("sendto", "write", "pwrite64", "fsync", "fdatasync", "renameat", "unlinkat", "unlink", "mkdirat")
+CALLS = ("sendto", "write", "pwrite64", "fsync", "fdatasync", "syncfs", "renameat", "unlinkat", "unlink", "mkdirat")
 
 
 @pytest.fixture(autouse=True)
@@ -67,13 +67,15 @@ STEPS: dict[str, Callable[[World, str], None]] = {
 
 # --- the matrix --------------------------------------------------------------------------------------------
 def dies(world: World, step: str, call: str, number: int) -> bool:
-    """Run the step in a process of its own, killed at the `number`-th `call`; False when there is none so late."""
-    tracer = ("strace", "-qq", "-f", "-o", "/dev/null", "-e", f"trace={call}")
+    """Run the step in a process of its own, which, or one that reads files for it, is killed at its `number`-th `call`;
+    False when there is none so late."""
+    log = world.root / "killed"
+    tracer = ("strace", "-q", "-f", "-o", str(log), "-e", f"trace={call}")
     inject = ("-e", f"inject={call}:signal=SIGKILL:when={number}")
     duty = command(world.ctx.db.url, world.root, "--once", step.split()[0])
     ended = subprocess.run([*tracer, *inject, *duty], cwd=TREE, capture_output=True, text=True, check=False)
     assert ended.returncode in (0, -9, 137), ended.stderr
-    return ended.returncode != 0
+    return "killed by SIGKILL" in log.read_text()
 
 
 def deliver_again_unless_known(world: World, path: str) -> None:
@@ -128,6 +130,7 @@ def points(world: World, step: str, chosen: Callable[[str, int], bool], after: C
 def test_killed_at_some_system_calls_of_a_step_nothing_is_lost(world: World, step: str):
     chance = random.Random(f"{SEED} {step}")
     some = {(call, chance.randrange(1, most)) for call, most in (("fsync", 6), ("sendto", 30), ("sendto", 30))}
+    some |= {("syncfs", 1), ("write", 2)} if step == "ingest" else set()
     assert points(world, step, lambda call, number: (call, number) in some, lambda: None) >= 1
 
 

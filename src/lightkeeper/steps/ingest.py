@@ -217,15 +217,24 @@ def _new_file(one: _Read) -> NewFile:
 
 
 def _remove_trigger_files(ctx: Context, done: Sequence[_Read]) -> None:
-    """Remove the triggers that were there before their files were read; a newer one announces a new delivery and
-    stays. One that cannot be removed now is found again by a scan, and its file is known then."""
+    """Remove the triggers that were there before their files were read; a newer one announces a new delivery. One that
+    cannot be removed now is found again by looking, and its file is known then."""
     for element, folder, those in _by_folder(done):
+        newer: list[str] = []
         with suppress(OSError, LightkeeperError):
             local = ctx.local_storage(element).local_path(f"{folder}/{SUFFIX}").parent
             for one in those:
                 name = one.claim.path.rpartition("/")[2]
-                if one.reading.trigger is not None and identity(local, f"/{name}") == one.reading.trigger:
+                there = identity(local, f"/{name}")
+                if there is None:
+                    continue
+                if there == one.reading.trigger:
                     (local / (name + SUFFIX)).unlink(missing_ok=True)
+                else:
+                    newer.append(one.claim.path)
+        if newer:
+            with ctx.db.transaction() as conn:
+                triggers.accept(conn, element.storage_id, newer)
 
 
 def _refuse(ctx: Context, refused: Sequence[tuple[_Read, str]]) -> list[tuple[_Read, Wait]]:
