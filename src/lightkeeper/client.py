@@ -327,7 +327,7 @@ class Client:
 
     def collection(self, path: str) -> dict[str, Any]:
         """A directory of the catalogue: those that it lies in, and those in it."""
-        return self._get("collections/show", path=path)
+        return self._get("collections/show", directory=path)
 
     def quarantine(
         self, pattern: str = "", *, storage: str | None = None, discarded: bool = False, limit: int = 1000

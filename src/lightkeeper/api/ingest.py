@@ -53,8 +53,8 @@ def make_router(ctx: Context, operator: Callable[..., None]) -> APIRouter:
         return as_json(collections.outermost(ctx))
 
     @router.get("/collections/show")
-    def collection(path: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        return as_json(collections.show(ctx, path))
+    def collection(directory: str) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return as_json(collections.show(ctx, directory))
 
     @router.get("/quarantine")
     def find(  # pyright: ignore[reportUnusedFunction]

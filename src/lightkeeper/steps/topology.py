@@ -659,7 +659,7 @@ def _write(ctx: Context, conn: Connection, document: Document, changes: list[str
         if policy.temporary and (not members.scopes or policy.remove_after_hours is None):
             raise Invalid(
                 f"policy {name} is of temporary products, so it must name their scope and say how long they live",
-                hint=f"{name}: {{files: {{scope: scratch}}, copies: 1, temporary: true, remove_after_hours: 720}}",
+                hint="files: {file: scope, op: '=', value: scratch}, temporary: true, remove_after_hours: 720",
             )
         topology.put_policy(conn, _policy(name, policy), members)
     if any(change.startswith(("policy", "storage")) for change in changes):
