@@ -91,6 +91,25 @@ def test_a_policy_that_asks_for_more_is_seen_at_once(world: World):
     assert counted(world) == []
 
 
+def test_policies_of_some_files_and_rules_on_lists_count_for_their_files_only(world: World):
+    topology.apply(world.ctx, "policies: {first: {files: {level: 0, number: 0}, copies: 3}}")
+    for number in range(3):
+        world.deliver(f"/test/{NIGHT}/n{number}.plain", number=number)
+    world.ingest()
+    topology.apply(world.ctx, "policies: {first: {files: {level: 0, number: 0}, copies: 2}}")
+    world.settle()
+    assert nights.find(world.ctx)[0].preserved == 3
+    topology.apply(world.ctx, "policies: {first: {files: {level: 0, number: 0}, copies: 3}}")
+    assert nights.find(world.ctx)[0].preserved == 2
+    with world.ctx.db.transaction() as conn:
+        policy = conn.execute("SELECT policy_id FROM policy WHERE name = 'first'").fetchone()
+        ids = [file.file_id for file in world.files() if file.meta["number"] == 1]
+        conn.execute("INSERT INTO file_policy (policy_id, file_id) SELECT %s, unnest(%s::bigint[])", (*policy, ids))
+    assert nights.find(world.ctx)[0].preserved == 1
+    assert counted(world) == []
+    world.value("DELETE FROM file_policy")
+
+
 def test_a_storage_that_is_given_up_counts_no_more(world: World):
     preserved_night(world)
     north = f'storages: {{north: {{site: North, root: "{world.root}/north", enabled: false}}}}'

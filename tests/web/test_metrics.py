@@ -89,7 +89,7 @@ def test_counters_go_on_after_a_restart_and_after_a_time_in_which_nobody_looked(
     assert after["n_tasks_success_created"] == before["n_tasks_success_created"]
 
 
-@pytest.mark.feature("S1-071", "S0-080")
+@pytest.mark.feature("S1-071")
 def test_work_goes_on_while_metrics_cannot_be_read_and_that_is_told(world: World):
     ended = threading.Event()
     held = threading.Event()
@@ -124,7 +124,6 @@ def test_without_a_database_it_says_so(database_url: str, tmp_path: Path):
     assert scrape(ctx)["lightkeeper_database_up"] == 0
 
 
-@pytest.mark.feature("S2-061", "S0-081")
 def test_the_dashboard_and_the_alerts_speak_of_metrics_that_there_are():
     names = {f"{m.name}{'_total' if m.kind is Kind.COUNTER else ''}" for m in METRICS}
     names |= {"lightkeeper_database_up", "lightkeeper_metrics_unread", "process_cpu_seconds_total"}

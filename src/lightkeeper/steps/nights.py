@@ -282,11 +282,16 @@ def _lines(conn: Connection, night: str, head: Sequence[str]) -> Iterator[str]:
     """The receipt, line by line: `sha256sum -c` reads it in the root of a storage that has every file."""
     yield from head
     for one in nights.refused(conn, night, 1_000_000):
-        yield f"# refused {printable(one.path)}: {printable(one.reason)}"
+        yield f"# refused {_whole(one.path)}: {_whole(one.reason)}"
     for path in nights.missing(conn, night, 10_000_000):
-        yield f"# missing {printable(path)}"
+        yield f"# missing {path}"
     for lfn, digest, removed in nights.received(conn, night):
         yield f"# removed {digest}  {lfn[1:]}" if removed else f"{digest}  {lfn[1:]}"
+
+
+def _whole(text: str) -> str:
+    """A text from outside on one line, however long it is."""
+    return "".join(printable(text[begin : begin + 200]) for begin in range(0, len(text), 200))
 
 
 def _sync(folder: Path) -> None:

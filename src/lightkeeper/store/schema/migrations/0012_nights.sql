@@ -129,12 +129,15 @@ CREATE FUNCTION night_facts(sets bigint[])
             SELECT s.set_id, s.meta, s.state = 'Removed' AS removed, p.*
               FROM meta_set s
              CROSS JOIN LATERAL (
-                   SELECT count(*) > 0 AS owed,
-                          coalesce(max(copies) FILTER (WHERE media = 'disk' AND withdrawn IS NULL), 0) AS disk,
-                          coalesce(max(copies) FILTER (WHERE media = 'tape' AND withdrawn IS NULL), 0) AS tape,
-                          coalesce(bool_or(free_on_site AND withdrawn IS NULL), false) AS frees
-                     FROM set_policy m JOIN policy USING (policy_id)
-                    WHERE m.set_id = s.set_id AND file_query IS NULL AND scopes IS NULL) p
+                   SELECT count(*) FILTER (WHERE every) > 0 AS owed, count(*) FILTER (WHERE NOT every) > 0 AS some,
+                          coalesce(max(copies) FILTER (WHERE every AND is_owed AND media = 'disk'), 0) AS disk,
+                          coalesce(max(copies) FILTER (WHERE every AND is_owed AND media = 'tape'), 0) AS tape,
+                          coalesce(bool_or(free_on_site) FILTER (WHERE every AND is_owed), false) AS frees
+                     FROM set_policy m
+                     JOIN policy USING (policy_id)
+                    CROSS JOIN LATERAL (
+                          SELECT file_query IS NULL AND scopes IS NULL AS every, withdrawn IS NULL AS is_owed) q
+                    WHERE m.set_id = s.set_id) p
              WHERE s.set_id = ANY(sets)),
         e AS (
             SELECT w.set_id, f.size, f.created, w.removed, w.meta ->> k.night AS night,
@@ -171,8 +174,10 @@ CREATE FUNCTION night_facts(sets bigint[])
                           coalesce(max(p.copies) FILTER (WHERE p.media = 'disk' AND p.withdrawn IS NULL), 0) AS disk,
                           coalesce(max(p.copies) FILTER (WHERE p.media = 'tape' AND p.withdrawn IS NULL), 0) AS tape,
                           coalesce(bool_or(p.free_on_site AND p.withdrawn IS NULL), false) AS frees
-                     FROM file_owed w JOIN policy p USING (policy_id)
-                    WHERE w.file_id = f.file_id) o),
+                     FROM (SELECT m.policy_id FROM file_policy m WHERE m.file_id = f.file_id AND NOT w.removed
+                            UNION ALL
+                           SELECT x.policy_id FROM file_owed x WHERE w.some AND x.file_id = f.file_id) m
+                     JOIN policy p USING (policy_id)) o),
         m AS (
             SELECT set_id, element, stream, array_agg(DISTINCT x.member ORDER BY x.member) AS members
               FROM e CROSS JOIN LATERAL jsonb_array_elements_text(e.members) AS x (member)
