@@ -802,9 +802,47 @@ class Client:
         told = {word: list(choices) for word, choices in values.items()}
         return self._post("productions/generate", {"template": template, "kind": kind, "values": told})
 
-    def transformations(self, production: str | None = None) -> list[dict[str, Any]]:
-        """Transformations with progress; all, or one production's."""
-        return self._get("transformations", **({"production": production} if production else {}))
+    def transformations(
+        self,
+        production: str | None = None,
+        *,
+        names: Sequence[str] = (),
+        status: str | None = None,
+        type_: str | None = None,
+        all_: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Transformations with progress, operations and orders of staging among them; all, or one production's."""
+        given = {"production": production, "name": list(names), "status": status, "type": type_, "all": all_ or None}
+        return self._get("transformations", **{key: value for key, value in given.items() if value})
+
+    def transformation(self, name: str) -> dict[str, Any]:
+        """The report of a transformation, or `operation` when it is one."""
+        return self._get("transformations/show", name=name)
+
+    def transformation_files(self, name: str, **given: Any) -> list[dict[str, Any]]:
+        """Where files of a transformation stand: `status`, `task_status`, `limit`."""
+        return self._get("transformations/files", name=name, **_without_none(given))
+
+    def transformation_tasks(self, name: str, **given: Any) -> list[dict[str, Any]]:
+        """Tasks of a transformation: `status`, `limit`."""
+        return self._get("transformations/tasks", name=name, **_without_none(given))
+
+    def change_transformations(self, what: str, names: Sequence[str], why: str, **given: Any) -> dict[str, Any]:
+        """Change transformations: `status`, `priority`, `clean`, `delete`."""
+        return self._post(f"transformations/{what}", {"names": list(names), "why": why, **given})
+
+    def add_files(self, transformation: str, names: Iterable[str], *, dry_run: bool = False) -> dict[str, list[Any]]:
+        """Have files processed by a transformation."""
+        return self._in_parts("transformations/files", names, transformation=transformation, dry_run=dry_run)
+
+    def set_files(self, transformation: str, status: str, why: str, **given: Any) -> dict[str, Any]:
+        """Give files of a transformation another state: `names`, or `now`, or `task_status`."""
+        body = {"transformation": transformation, "status": status, "why": why, **_without_none(given)}
+        return self._post("transformations/files/status", body)
+
+    def finalize_transformation(self, name: str, *, apply: bool = False) -> list[dict[str, Any]]:
+        """What brings a transformation or operation to its end; with `apply` it is done."""
+        return self._post("transformations/finalize", {"name": name, "apply": apply})
 
     def retry(self, transformation_id: int) -> int:
         """Give every task that failed in every attempt one more; how many."""
@@ -814,13 +852,29 @@ class Client:
         """The report of one transformation."""
         return self._get(f"transformations/{transformation_id}/report")
 
-    def jobs(self) -> list[dict[str, Any]]:
-        """Jobs, latest first."""
-        return self._get("jobs")
+    def jobs(self, **given: Any) -> list[dict[str, Any]]:
+        """Jobs, latest first: `transformation`, `status`, `site`, `limit`."""
+        return self._get("jobs", **_without_none(given))
+
+    def job(self, job_id: int) -> dict[str, Any]:
+        """One job, its inputs, and how its state went."""
+        return self._get(f"jobs/{job_id}")
 
     def job_log(self, job_id: int) -> str:
         """The end of what a job's tool printed."""
         return self._get(f"jobs/{job_id}/log")["text"]
+
+    def kill_jobs(self, job_ids: Sequence[int], why: str, *, again: bool, dry_run: bool) -> dict[str, Any]:
+        """End jobs; with `again` their tasks get another attempt."""
+        return self._post("jobs/kill", {"jobs": list(job_ids), "why": why, "again": again, "dry_run": dry_run})
+
+    def shares(self) -> list[dict[str, Any]]:
+        """Shares of the processors, and who uses how many."""
+        return self._get("shares")
+
+    def set_share(self, kind: str, name: str, share: float) -> str:
+        """Give a group, production or job type its share."""
+        return self._post("shares", {"kind": kind, "name": name, "share": share})["told"]
 
     # --- pilots
     def hello(self) -> dict[str, Any]:
@@ -868,7 +922,7 @@ class Client:
                 joined.setdefault(name, []).extend(lines)
         return joined
 
-    def _get(self, path: str, **params: Any) -> Any:
+    def _get(self, path: str, /, **params: Any) -> Any:
         return self._try(lambda: self._http.get(f"/api/v1/{path}", params=params))
 
     def _bytes(self, path: str, **params: Any) -> bytes:
@@ -939,6 +993,10 @@ def running(home: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return where if Path(f"/proc/{where['pid']}").exists() or not Path("/proc/self").exists() else None
+
+
+def _without_none(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -32,6 +32,7 @@ from lightkeeper.steps import (
     tell,
     transfer,
     transform,
+    transformations,
     watch,
 )
 
@@ -61,6 +62,8 @@ def duties(ctx: Context, api_url: str) -> list[Duty]:
         Duty("delete", delete.delete, 5, ("intent",), settings.delete_threads),
         Duty("operations", operations.look_after, 5, ("operation",)),
         Duty("tasks", transform.make_tasks, 5, ("input",)),
+        Duty("counts", transformations.fold_counts, 1),
+        Duty("clean", transformations.clean_due, 60, ("clean",)),
         Duty("waiting files", transform.look_again, 60),
         Duty("jobs", transform.submit_jobs, 1, ("task",)),
         Duty("pilots", lambda c: run.keep_pilots(c, api_url), 2, ("job",)),

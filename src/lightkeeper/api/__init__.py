@@ -32,14 +32,15 @@ from lightkeeper.api import (
     rules,
     stage,
     transfers,
+    transformations,
 )
 from lightkeeper.api import storages as audits
 from lightkeeper.api.body import Body
 from lightkeeper.context import Context
-from lightkeeper.domain.errors import LightkeeperError, NotFound, Refused
+from lightkeeper.domain.errors import LightkeeperError, Refused
 from lightkeeper.domain.names import printable
 from lightkeeper.domain.states import Health
-from lightkeeper.steps import audit, produce, report, topology
+from lightkeeper.steps import audit, report, topology
 from lightkeeper.steps import rules as rules_step
 from lightkeeper.store import reports
 from lightkeeper.store.deletions import stopped
@@ -135,33 +136,6 @@ def make_api(ctx: Context, token: str) -> FastAPI:
     def why(lfn: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         return asdict(report.why_file(ctx, lfn))
 
-    # --- transformations
-    @app.get("/api/v1/transformations")
-    def transformations(production: str | None = None) -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
-        with ctx.db.transaction() as conn:
-            return [asdict(t) for t in reports.transformations(conn, production)]
-
-    @app.post("/api/v1/transformations/{transformation_id}/retry", dependencies=[Depends(operator)])
-    def retry(transformation_id: int) -> dict[str, int]:  # pyright: ignore[reportUnusedFunction]
-        return {"tasks": produce.retry(ctx, transformation_id)}
-
-    @app.get("/api/v1/transformations/{transformation_id}/report")
-    def transformation_report(transformation_id: int) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        return asdict(report.transformation(ctx, transformation_id))
-
-    @app.get("/api/v1/jobs")
-    def jobs() -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
-        with ctx.db.transaction() as conn:
-            return [asdict(job) for job in reports.jobs(conn)]
-
-    @app.get("/api/v1/jobs/{job_id}/log")
-    def job_log(job_id: int) -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
-        with ctx.db.transaction() as conn:
-            text = reports.job_log(conn, job_id)
-        if text is None:
-            raise NotFound(f"job {job_id} has left no log", hint="it has not ended yet, or it never began")
-        return {"text": text}
-
     # --- what happened
     @app.get("/api/v1/summary")
     def summary() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
@@ -179,6 +153,8 @@ def make_api(ctx: Context, token: str) -> FastAPI:
     app.include_router(find.make_router(ctx, operator))
     app.include_router(productions.make_router(ctx, operator))
     app.include_router(metrics.make_router(ctx))
+    app.include_router(transformations.make_router(ctx, operator))
+    app.include_router(transformations.make_jobs_router(ctx, operator))
     app.include_router(nights.make_router(ctx, operator))
     app.include_router(quality.make_router(ctx, operator))
     app.include_router(ingest.make_router(ctx, operator))

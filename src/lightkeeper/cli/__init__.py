@@ -20,6 +20,7 @@ from lightkeeper.cli import (
     files,
     ingest,
     instance,
+    jobs,
     keeper,
     metadata,
     nights,
@@ -82,6 +83,7 @@ deletions.add_to(app)
 operations.add_to(app, datasets.dataset)
 productions.add_to(app)
 work.add_to(app)
+jobs.add_to(app)
 keeper.add_to(app)
 for plug_in in entry_points(group="lightkeeper.commands"):
     plug_in.load()(app)  # what an observatory adds: a function like the add_to above

@@ -130,7 +130,12 @@ def show_(name: Name, as_json: AsJson = False) -> None:
         one = api.operation(name)
     if as_json:
         show(one, as_json=True)
-        return
+    else:
+        tell(one)
+
+
+def tell(one: dict[str, Any]) -> None:
+    """How far an operation is, for people."""
     where = (f" from {one['source']}" if one["source"] else "") + (f" to {one['target']}" if one["target"] else "")
     out.print(f"[bold]{one['name']}[/]: {one['kind']} {cell('', one['files'])}{where}")
     out.print(f"  {one['state']}, {_done(one)} of {_n(one['n_files'], 'file')}, {readable_bytes(one['n_bytes'])}")
@@ -139,7 +144,9 @@ def show_(name: Name, as_json: AsJson = False) -> None:
     if one["seconds"] is not None:
         out.print(f"  its copies are made in about {max(1, round(one['seconds'] / 60))} min at the rate of this hour")
     if one["state"] == "Active" and set(one["stands"]) - {"done", "under way", "taken out"}:
-        out.print(f"  lightkeeper operation files {name} says what happens, operation finalize {name} what you can do")
+        out.print(
+            f"  lightkeeper operation files {one['name']} says what happens, operation finalize {one['name']} what you can do"
+        )
 
 
 @operation.command("files")

@@ -273,6 +273,7 @@ MOVES: Final[Mapping[Kind, Mapping[tuple[State, State], str]]] = {
         (Task.RUNNING, Task.READY): "run, heal: the attempt failed, another is due",
         (Task.RUNNING, Task.FAILED): "run, heal: the last attempt failed",
         (Task.FAILED, Task.READY): "operator: try again",
+        (Task.READY, Task.FAILED): "operator: its job was killed, and it waits for somebody to ask for it",
         (Task.READY, Task.CANCELLED): "operator: its inputs go elsewhere, or nobody wants it any more",
         (Task.FAILED, Task.CANCELLED): "operator: its inputs go elsewhere, or nobody wants it any more",
     },

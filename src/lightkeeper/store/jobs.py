@@ -335,6 +335,12 @@ def failed(
     return next_attempts(conn, tasks, minor, f"{minor}: {application}" if application else minor, keeper, base_delay)
 
 
+def states(conn: Connection, job_ids: Sequence[int]) -> dict[int, tuple[Job, int]]:
+    """State and task of these jobs; those that do not exist are left out."""
+    found = conn.execute("SELECT job_id, state, task_id FROM job WHERE job_id = ANY(%s)", (list(job_ids),)).fetchall()
+    return {job_id: (state, task_id) for job_id, state, task_id in found}
+
+
 def put_log(conn: Connection, job_id: int, text: str) -> None:
     """Keep the end of what a job's tool printed."""
     conn.execute(

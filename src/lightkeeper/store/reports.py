@@ -342,8 +342,15 @@ class JobLine:
     ended: datetime | None
 
 
-def jobs(conn: Connection, limit: int = 1000) -> list[JobLine]:
-    """Jobs, latest first."""
+def jobs(
+    conn: Connection,
+    limit: int = 1000,
+    transformation_ids: Sequence[int] | None = None,
+    status: str | None = None,
+    site: str | None = None,
+    only: int | None = None,
+) -> list[JobLine]:
+    """Jobs, latest first: of some transformations, in one state, at one site, or one by its number, if given."""
     return rows(
         conn,
         JobLine,
@@ -355,10 +362,19 @@ def jobs(conn: Connection, limit: int = 1000) -> list[JobLine]:
           JOIN transformation t USING (transformation_id)
           LEFT JOIN pilot USING (pilot_id)
           LEFT JOIN site ON site.site_id = job.site_id
+         WHERE (%(of)s::int[] IS NULL OR job.transformation_id = ANY(%(of)s)
+                AND job.task_id IN (SELECT task_id FROM task WHERE transformation_id = ANY(%(of)s)))
+           AND (%(status)s::text IS NULL OR job.state::text = %(status)s)
+           AND (%(site)s::text IS NULL OR site.name = %(site)s)
+           AND (%(only)s::bigint IS NULL OR job_id = %(only)s)
          ORDER BY job_id DESC
          LIMIT %(limit)s
         """,
         limit=limit,
+        of=list(transformation_ids) if transformation_ids is not None else None,
+        status=status,
+        site=site,
+        only=only,
     )
 
 
