@@ -893,6 +893,12 @@ class Client:
         """A job's outputs are uploaded."""
         self._post(f"pilot/jobs/{job_id}/finish", dict(report))
 
+    def finish_all(self, reports: Mapping[int, Mapping[str, Any]]) -> list[int]:
+        """Outputs of several jobs are uploaded; those of them that are not this pilot's any more."""
+        return self._post("pilot/finish", {"jobs": {job_id: dict(report) for job_id, report in reports.items()}})[
+            "refused"
+        ]
+
     def fail(self, job_id: int, report: Mapping[str, Any]) -> None:
         """A job failed."""
         self._post(f"pilot/jobs/{job_id}/fail", dict(report))

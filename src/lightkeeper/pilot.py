@@ -29,6 +29,12 @@ from lightkeeper.ports import Storage
 
 SECRET = "LIGHTKEEPER_PILOT_SECRET"  # noqa: S105  # the variable's name, not the secret
 LOG_LIMIT = 64 * 1024
+IDLE_POLL = 0.5
+"""Seconds between two questions for work when there is none."""
+NEWS_AFTER = 0.3
+"""Seconds after which it is told what a job is at."""
+SHORT, MOST = 0.5, 16
+"""Jobs that take less than so many seconds are asked for several at once, up to so many."""
 # `python -m cwltool` would end with 0 whatever happened.
 CWLTOOL = (sys.executable, "-c", "import sys; from cwltool.main import run; sys.exit(run())")
 SUMMARY = "outputs.json"
@@ -60,30 +66,49 @@ class Pilot:
         self._orders = client.hello()
         self._status: dict[int, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
-        self._taken_away = threading.Event()
+        self._running: int | None = None
+        self._taken_away: set[int] = set()
+        self._news = threading.Event()
         self._ending = threading.Event()
 
     def run(self) -> None:
-        """Do jobs until there are none for a while."""
+        """Do jobs until there are none for a while. Short ones are asked for and reported several at once."""
         heart = threading.Thread(target=self._beat, daemon=True)
         heart.start()
-        idle_since = time.monotonic()
+        idle_since, most = time.monotonic(), 1
         while time.monotonic() - idle_since < self._orders["idle"]:
-            jobs = self._client.claim(holding=[])
+            jobs = self._client.claim(most, holding=[])
             if not jobs:
-                time.sleep(min(1.0, self._orders["heartbeat"]))
-            for job in jobs:
-                self._do(job)
-                idle_since = time.monotonic()
+                time.sleep(min(IDLE_POLL, self._orders["heartbeat"]))
+                continue
+            began = time.monotonic()
+            self._status = {job["job_id"]: "Initializing Job" for job in jobs}
+            done = {job["job_id"]: report for job in jobs if (report := self._do(job)) is not None}
+            self._report(done)
+            idle_since = time.monotonic()
+            most = min(2 * most, MOST) if idle_since - began < SHORT * len(jobs) else 1
         self._ending.set()
+        self._news.set()
         self._client.goodbye()
 
+    def _report(self, done: Mapping[int, Mapping[str, Any]]) -> None:
+        try:
+            refused = self._client.finish_all(done) if done else []
+            for job_id in refused:
+                print(f"job {job_id} is not ours any more", flush=True)
+        except LightkeeperError as error:
+            print(f"jobs {list(done)}: {error.message}", flush=True)
+        for job_id in done:
+            self._status.pop(job_id, None)
+
     # --- one job
-    def _do(self, job: Mapping[str, Any]) -> None:
+    def _do(self, job: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Run a job; what is to be reported when its outputs are uploaded, None when it ended otherwise."""
         job_id, folder = job["job_id"], self._work_dir / f"job-{job['job_id']}"
-        self._taken_away.clear()
+        self._running = job_id
         log = folder / "tool.log"
         bad: list[dict[str, str | bool]] = []
+        done = False
         try:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
@@ -104,7 +129,8 @@ class Pilot:
                 "log": _tail(log),
                 "bad_replicas": bad,
             }
-            self._client.finish(job_id, report)
+            done = True
+            return report
         except JobFailed as failure:
             self._report_failure(job_id, failure, _tail(log), bad)
         except LightkeeperError as error:
@@ -114,8 +140,11 @@ class Pilot:
         except JobTakenAway:
             print(f"job {job_id} was taken away", flush=True)
         finally:
-            self._status.pop(job_id, None)
+            self._running = None
+            if not done:
+                self._status.pop(job_id, None)
             shutil.rmtree(folder, ignore_errors=True)
+        return None
 
     def _report_failure(self, job_id: int, failure: JobFailed, log: str, bad: list[dict[str, str | bool]]) -> None:
         try:
@@ -228,20 +257,24 @@ class Pilot:
 
     # --- being alive
     def _set_status(self, job_id: int, status: str) -> None:
+        """What a job is at, which the heart tells in a moment."""
         self._check()
         self._status[job_id] = status
-        if job_id in self._client.alive(dict(self._status)):
-            raise JobTakenAway
+        self._news.set()
 
     def _check(self) -> None:
-        if self._taken_away.is_set():
+        if self._running in self._taken_away:
             raise JobTakenAway
 
     def _beat(self) -> None:
-        """Say that we are alive; stop what is no longer ours; end when nobody has answered for too long."""
+        """Say that we are alive, and what each job is at; stop what is no longer ours; end when nobody has answered for
+        too long."""
         heard = time.monotonic()
         with Client(self._client.url, os.environ[SECRET], timeout=10) as client:
-            while not self._ending.wait(self._orders["heartbeat"]):
+            while not self._ending.is_set():
+                if self._news.wait(self._orders["heartbeat"]):
+                    self._ending.wait(NEWS_AFTER)  # more comes, and what is over soon need not be told
+                self._news.clear()
                 try:
                     stop = client.alive(dict(self._status))
                     heard = time.monotonic()
@@ -251,8 +284,8 @@ class Pilot:
                     if time.monotonic() - heard > self._orders["silence"]:
                         self._give_up("nobody answers")
                 else:
-                    if set(stop) & self._status.keys():
-                        self._taken_away.set()
+                    self._taken_away.update(stop)
+                    if self._running in stop:
                         self._kill_tool()
 
     def _give_up(self, why: str) -> NoReturn:

@@ -64,6 +64,12 @@ class Finished(Body):
     bad_replicas: tuple[BadReplica, ...] = ()
 
 
+class AllFinished(Body):
+    """The same for several jobs."""
+
+    jobs: Annotated[dict[int, Finished], Field(max_length=1000)]
+
+
 class Failure(Body):
     """Why a job failed."""
 
@@ -102,6 +108,11 @@ def make_router(ctx: Context) -> APIRouter:
     @router.post("/alive")
     def alive(body: Alive, pilot: PilotRow = pilot_from_secret) -> dict[str, list[int]]:  # pyright: ignore[reportUnusedFunction]
         return {"stop": run.alive(ctx, pilot, body.jobs)}
+
+    @router.post("/finish")
+    def finish_all(body: AllFinished, pilot: PilotRow = pilot_from_secret) -> dict[str, list[int]]:  # pyright: ignore[reportUnusedFunction]
+        reports = {job_id: report.model_dump() for job_id, report in body.jobs.items()}
+        return {"refused": run.finish_all(ctx, pilot, reports)}
 
     @router.post("/jobs/{job_id}/finish")
     def finish(job_id: int, body: Finished, pilot: PilotRow = pilot_from_secret) -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]

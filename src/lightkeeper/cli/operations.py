@@ -144,9 +144,8 @@ def tell(one: dict[str, Any]) -> None:
     if one["seconds"] is not None:
         out.print(f"  its copies are made in about {max(1, round(one['seconds'] / 60))} min at the rate of this hour")
     if one["state"] == "Active" and set(one["stands"]) - {"done", "under way", "taken out"}:
-        out.print(
-            f"  lightkeeper operation files {one['name']} says what happens, operation finalize {one['name']} what you can do"
-        )
+        name = one["name"]
+        out.print(f"  lightkeeper operation files {name} says what happens, operation finalize {name} what you can do")
 
 
 @operation.command("files")

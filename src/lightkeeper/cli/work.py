@@ -21,6 +21,7 @@ PROGRESS = (
 )  # fmt: skip
 
 
+BY_HAND = "asked for by the operator"
 Ref = Annotated[
     str,
     typer.Argument(metavar="TRANSFORMATION", help="Number or name; or the name of an operation.", show_default=False),

@@ -69,7 +69,7 @@ def _apply(ctx: Context, this: TransformationSummary, stands: set[Stand]) -> dic
     if Stand.COMPLETING in stands:
         with ctx.db.transaction() as conn:
             reported = inputs.completing(conn, this.id)
-        accepted = sum(run.accept(ctx, job_id) for job_id in reported)
+        accepted = run.accept(ctx, *reported)
         told[Stand.COMPLETING] = f"{accepted} of {len(reported)} are accepted"
     ctx.log.info("transformation finalized", transformation=this.id, told={str(s): t for s, t in told.items()})
     return told

@@ -10,11 +10,11 @@ lock of their task, in the transaction that registers them: no other attempt can
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import islice
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from lightkeeper import __version__
 from lightkeeper.context import Context
@@ -149,17 +149,29 @@ def alive(ctx: Context, pilot: PilotRow, statuses: Mapping[int, str]) -> list[in
 
 
 def finish(ctx: Context, pilot: PilotRow, job_id: int, report: Mapping[str, Any]) -> None:
-    """A pilot has uploaded a job's outputs: accept them. Once this has been noted the pilot is not needed any more.
+    """The same for one job; raises Refused when it is not this pilot's."""
+    if finish_all(ctx, pilot, {job_id: report}):
+        raise Refused(f"job {job_id} is not this pilot's any more")
 
-    `report`: storage, outputs [{name, size, sha256, adler32}], provenance [text], log, bad_replicas as below.
+
+def finish_all(ctx: Context, pilot: PilotRow, reports: Mapping[int, Mapping[str, Any]]) -> list[int]:
+    """A pilot has uploaded outputs of jobs: accept them. Once this has been noted the pilot is not needed any more.
+    Returns the jobs that are not this pilot's; what it tells again, because an answer was lost, is done already.
+
+    Each of `reports`: storage, outputs [{name, size, sha256, adler32}], provenance [text], log, bad_replicas as below.
     """
+    kept = {
+        job_id: {key: report[key] for key in ("storage", "outputs", "provenance")} for job_id, report in reports.items()
+    }
     with ctx.db.transaction() as conn:
-        jobs.put_log(conn, job_id, _tail(str(report.get("log", ""))))
-        kept = {key: report[key] for key in ("storage", "outputs", "provenance")}
-        if not jobs.reported(conn, job_id, pilot.pilot_id, kept):
-            raise Refused(f"job {job_id} is not this pilot's any more")
-        _suspect(ctx, conn, job_id, report["bad_replicas"])
-    accept(ctx, job_id)
+        taken = jobs.reported(conn, kept, pilot.pilot_id)
+        jobs.put_logs(conn, {job_id: _tail(str(reports[job_id].get("log", ""))) for job_id in taken})
+        for job_id in taken:
+            _suspect(ctx, conn, job_id, reports[job_id]["bad_replicas"])
+        others = sorted(reports.keys() - set(taken))
+        before = jobs.reported_before(conn, others, pilot.pilot_id) if others else []
+    accept(ctx, *taken)
+    return [job_id for job_id in others if job_id not in before]
 
 
 def report_failure(ctx: Context, pilot: PilotRow, job_id: int, report: Mapping[str, Any]) -> None:
@@ -168,7 +180,7 @@ def report_failure(ctx: Context, pilot: PilotRow, job_id: int, report: Mapping[s
     with ctx.db.transaction() as conn:
         if job_id not in jobs.jobs_on_pilots(conn, [pilot.pilot_id]):
             raise Refused(f"job {job_id} is not this pilot's any more")
-        jobs.put_log(conn, job_id, _tail(str(report.get("log", ""))))
+        jobs.put_logs(conn, {job_id: _tail(str(report.get("log", "")))})
         _suspect(ctx, conn, job_id, report["bad_replicas"])
     fail(ctx, job_id, report["minor_status"], report["application_status"], report.get("exit_code"))
 
@@ -203,7 +215,7 @@ def accept_reported(ctx: Context) -> int:
 def _is_accepted(ctx: Context, job_id: int) -> bool:
     """Whether a reported job came to an end; what nobody foresaw fails that job alone."""
     try:
-        return accept(ctx, job_id)
+        return accept(ctx, job_id) == 1
     except Exception as error:  # a report that the database refuses would otherwise hold up every later one
         ctx.log.error("accepting failed", job=job_id, exc_info=error)
         told = f"{type(error).__name__}: {printable(str(error))}"
@@ -211,31 +223,87 @@ def _is_accepted(ctx: Context, job_id: int) -> bool:
         return True
 
 
-def accept(ctx: Context, job_id: int) -> bool:
-    """Verify, promote and register a reported job's outputs, or fail the job with the reason. False when a storage
-    does not answer: it is tried again."""
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A job whose outputs were read back and are what they should be."""
+
+    job: CompletingJob
+    recipe: JobRecipe
+    fixities: Mapping[str, Fixity]
+    activities: Sequence[RanActivity]
+    element: StorageElement
+    input_ids: Mapping[Lfn, int]
+
+
+def accept(ctx: Context, *job_ids: int) -> int:
+    """Verify, promote and register outputs of reported jobs, or fail them with the reason. Returns how many ended:
+    where a storage does not answer it is tried again."""
     with ctx.db.transaction() as conn:
-        job = jobs.completing_job(conn, job_id)
-        if job is None:
-            return True
-        roles = companions.of_transformations(conn, [job.transformation_id]).get(job.transformation_id, {})
-        own = jobs.inputs_of_tasks(conn, [job.task_id]).get(job.task_id, [])
-        files = catalog.files_by_id(conn, [*own, *roles.values()])
-        storages = {s.name: s for s in topology.storages(conn)}
+        found = jobs.completing(conn, job_ids)
+        shared = companions.of_transformations(conn, [job.transformation_id for job in found])
+        inputs = jobs.inputs_of_tasks(conn, [job.task_id for job in found])
+        read = [*inputs.values(), *(roles.values() for roles in shared.values())]
+        files = {f.file_id: f for f in catalog.files_by_id(conn, sorted({i for ids in read for i in ids}))}
+        storages = {s.name: s for s in topology.storages(conn)} if found else {}
+    ended = len(job_ids) - len(found)
+    ready: dict[int, list[_Ready]] = {}
+    for job in found:
+        roles = shared.get(job.transformation_id, {})
+        ids = dict.fromkeys([*inputs.get(job.task_id, ()), *roles.values()])
+        own = sorted((files[i] for i in ids), key=lambda file: file.lfn)
+        if (one := _attempt(ctx, [job.job_id], lambda: _read_back(ctx, job, own, roles, storages))) is None:  # noqa: B023
+            continue
+        if isinstance(one, _Ready):
+            ready.setdefault(job.transformation_id, []).append(one)
+        else:
+            ended += 1
+    return ended + sum(_end(ctx, together) for together in ready.values())
+
+
+def _end(ctx: Context, together: Sequence[_Ready]) -> int:
+    """Register outputs of jobs of one transformation in one transaction; when that cannot be, each by itself. How many
+    ended."""
+    ids = [one.job.job_id for one in together]
+    if len(together) > 1:
+        try:
+            if _register(ctx, together):
+                return len(together)
+        except LightkeeperError as error:
+            ctx.log.info("accepted one by one", jobs=ids, why=error.message)
+        return sum(_end(ctx, [one]) for one in together)
+    return int(_attempt(ctx, ids, lambda: _register(ctx, together)) is not None)
+
+
+T = TypeVar("T")
+
+
+def _attempt(ctx: Context, job_ids: Sequence[int], do: Callable[[], T]) -> T | bool | None:
+    """What `do` returns; True when it failed the job, None when a storage does not answer."""
+    (job_id,) = job_ids
     try:
-        recipe = _recipe(ctx, job, files, roles)
-        element = _storage_named(str(job.report["storage"]), storages)
-        expected = _expected(ctx, job, recipe, files, roles)
-        recipe = replace(recipe, outputs=expected)
-        outputs = _verified(ctx, ctx.storage(element), job, expected)
-        activities = [a for log in job.report["provenance"] for a in ctx.job_type(job.job_type).activities(log)]
-        _register(ctx, job, recipe, outputs, activities, element, {file.lfn: file.file_id for file in files})
+        return do()
     except Unavailable as error:
         ctx.log.warning("job not accepted yet", job=job_id, why=error.message)
-        return False
+        return None
     except LightkeeperError as error:
         _fail_from(ctx, job_id, Job.COMPLETING, "Accepting output data", error.message, None)
-    return True
+        return True
+
+
+def _read_back(
+    ctx: Context,
+    job: CompletingJob,
+    files: Sequence[catalog.FileRow],
+    roles: Mapping[str, int],
+    storages: Mapping[str, StorageElement],
+) -> _Ready:
+    recipe = _recipe(ctx, job, files, roles)
+    element = _storage_named(str(job.report["storage"]), storages)
+    expected = _expected(ctx, job, recipe, files, roles)
+    outputs = _verified(ctx, ctx.storage(element), job, expected)
+    activities = [a for log in job.report["provenance"] for a in ctx.job_type(job.job_type).activities(log)]
+    input_ids = {file.lfn: file.file_id for file in files}
+    return _Ready(job, replace(recipe, outputs=expected), outputs, activities, element, input_ids)
 
 
 def _expected(
@@ -275,38 +343,43 @@ def _verified(
     return reported
 
 
-def _register(
-    ctx: Context,
-    job: CompletingJob,
-    recipe: JobRecipe,
-    fixities: Mapping[str, Fixity],
-    activities: Sequence[RanActivity],
-    element: StorageElement,
-    input_ids: Mapping[Lfn, int],
-) -> None:
-    storage = ctx.storage(element)
+def _register(ctx: Context, together: Sequence[_Ready]) -> bool:
+    """Promote and register outputs of jobs of one transformation. False when one of them is no longer Completing:
+    somebody else has ended it."""
     with ctx.db.transaction() as conn:
         vocabulary = topology.vocabulary(conn)
-    files = [NewFile(o.lfn, fixities[o.name], o.meta, element.storage_id) for o in recipe.outputs]
+    files = [
+        NewFile(o.lfn, one.fixities[o.name], o.meta, one.element.storage_id)
+        for one in together
+        for o in one.recipe.outputs
+    ]
+    lfns = [file.lfn for file in files]
+    if len(set(lfns)) < len(lfns):
+        raise Conflict("two jobs, or two outputs of one, have the same name")
     batch = catalog.Batch(files, vocabulary)
     with ctx.db.transaction() as conn:
         names = catalog.name(conn, batch)
     with ctx.db.transaction() as conn:
-        current = jobs.completing_job(conn, job.job_id)
-        if current is None:
-            return
-        promotion.hold_names(conn, [output.lfn for output in recipe.outputs])
-        taken = catalog.names_taken(conn, [output.lfn for output in recipe.outputs])
+        current = jobs.completing(conn, [one.job.job_id for one in together])
+        if len(current) < len(together):
+            return False
+        promotion.hold_names(conn, lfns)
+        taken = catalog.names_taken(conn, lfns)
         if taken:
             raise Conflict(f"{min(taken)} is registered already: another task made a file of this name")
-        made_by = _record_activities(ctx, conn, job, recipe, activities, input_ids)
-        for output in recipe.outputs:
-            temporary = _temporary(job.job_id, output)
-            if storage.stat(temporary) is not None:
-                storage.rename(temporary, output.lfn)
-        catalog.register(conn, batch, names, made_by, produced_by=job.transformation_id)
-        jobs.accepted(conn, job)
-    ctx.log.info("job done", job=job.job_id, task=job.task_id, attempt=job.attempt, outputs=len(files))
+        made_by: dict[Lfn, int] = {}
+        for one in together:
+            made_by |= _record_activities(ctx, conn, one.job, one.recipe, one.activities, one.input_ids)
+            storage = ctx.storage(one.element)
+            for output in one.recipe.outputs:
+                temporary = _temporary(one.job.job_id, output)
+                if storage.stat(temporary) is not None:
+                    storage.rename(temporary, output.lfn)
+        if files:
+            catalog.register(conn, batch, names, made_by, produced_by=together[0].job.transformation_id)
+        jobs.accepted(conn, current)
+    ctx.log.info("jobs done", jobs=[one.job.job_id for one in together], outputs=len(files))
+    return True
 
 
 def _record_activities(

@@ -79,7 +79,7 @@ def lanes(conn: Connection) -> list[Lane]:
     """Every transformation of which jobs wait or run."""
     found = conn.execute("""
         SELECT t.transformation_id, t.priority, p.group_name, p.name, t.job_type, t.processors, t.memory_mb, t.tags,
-               t.destination_id, c.queued, c.on_pilots
+               t.destination_id, CASE WHEN t.state IN ('Active', 'Flush') THEN c.queued ELSE 0 END, c.on_pilots
           FROM transformation_progress c
           JOIN transformation t USING (transformation_id)
           JOIN production p USING (production_id)
@@ -216,27 +216,42 @@ def alive(conn: Connection, pilot_id: int, statuses: Mapping[int, str]) -> list[
     return [job_id for job_id in ids if job_id not in ours]
 
 
-def reported(conn: Connection, job_id: int, pilot_id: int, report: Mapping[str, Any]) -> bool:
-    """A pilot says that a job's outputs are uploaded: keep its report; the rest can be done without it. False when
-    the job is that pilot's no more."""
-    if not _lock_job(conn, job_id, pilot_id):
-        return False
-    conn.execute(
-        "UPDATE job SET report = %s, minor_status = 'Uploading Output Data', exit_code = 0 WHERE job_id = %s",
-        (Jsonb(dict(report)), job_id),
+def reported(conn: Connection, reports: Mapping[int, Mapping[str, Any]], pilot_id: int) -> list[int]:
+    """A pilot says that outputs of jobs are uploaded: keep its reports; the rest can be done without it. Returns the
+    jobs that were its until now."""
+    ours = values(
+        conn,
+        """
+        SELECT job_id FROM job
+         WHERE job_id = ANY(%(jobs)s) AND pilot_id = %(pilot)s AND state = 'Running'
+         ORDER BY job_id
+           FOR UPDATE
+        """,
+        jobs=list(reports),
+        pilot=pilot_id,
     )
-    conn.execute("DELETE FROM job_alive WHERE job_id = %s", (job_id,))
-    return bool(move(conn, [job_id], Job.RUNNING, Job.COMPLETING))
+    conn.execute(
+        """
+        UPDATE job SET report = w.report, minor_status = 'Uploading Output Data', exit_code = 0
+          FROM unnest(%s::bigint[], %s::jsonb[]) AS w (job_id, report)
+         WHERE job.job_id = w.job_id
+        """,
+        (ours, [Jsonb(dict(reports[job_id])) for job_id in ours]),
+    )
+    conn.execute("DELETE FROM job_alive WHERE job_id = ANY(%s)", (ours,))
+    return move(conn, ours, Job.RUNNING, Job.COMPLETING)
 
 
-def _lock_job(conn: Connection, job_id: int, pilot_id: int) -> bool:
-    return bool(
-        values(
-            conn,
-            "SELECT job_id FROM job WHERE job_id = %(job)s AND pilot_id = %(pilot)s AND state = 'Running' FOR UPDATE",
-            job=job_id,
-            pilot=pilot_id,
-        )
+def reported_before(conn: Connection, job_ids: Sequence[int], pilot_id: int) -> list[int]:
+    """Those of these jobs that this pilot has reported already."""
+    return values(
+        conn,
+        """
+        SELECT job_id FROM job
+         WHERE job_id = ANY(%(jobs)s) AND pilot_id = %(pilot)s AND state IN ('Completing', 'Done')
+        """,
+        jobs=list(job_ids),
+        pilot=pilot_id,
     )
 
 
@@ -256,9 +271,9 @@ class CompletingJob:
     report: Mapping[str, Any]
 
 
-def completing_job(conn: Connection, job_id: int) -> CompletingJob | None:
-    """The job, when it is Completing; its row and its task's are locked."""
-    return row(
+def completing(conn: Connection, job_ids: Sequence[int]) -> list[CompletingJob]:
+    """Those of these jobs that are Completing, in order; their rows and those of their tasks are locked."""
+    return rows(
         conn,
         CompletingJob,
         """
@@ -269,11 +284,12 @@ def completing_job(conn: Connection, job_id: int) -> CompletingJob | None:
           JOIN transformation t ON t.transformation_id = job.transformation_id
           JOIN pilot USING (pilot_id)
           JOIN site ON site.site_id = job.site_id
-         WHERE job_id = %(id)s AND job.state = 'Completing'
+         WHERE job_id = ANY(%(ids)s) AND job.state = 'Completing'
            AND task.state = 'Running' AND job.attempt = task.attempts
+         ORDER BY job_id
            FOR UPDATE OF job, task
         """,
-        id=job_id,
+        ids=list(job_ids),
     )
 
 
@@ -286,18 +302,19 @@ def completing_jobs(conn: Connection, older_than: timedelta) -> list[int]:
     )
 
 
-def accepted(conn: Connection, job: CompletingJob) -> None:
-    """The job's outputs are registered: it and its task are done."""
+def accepted(conn: Connection, done: Sequence[CompletingJob]) -> None:
+    """The outputs of these jobs are registered: they and their tasks are done."""
+    ids = [job.job_id for job in done]
     conn.execute(
         """
         UPDATE job SET ended = now(), minor_status = 'Execution Complete', application_status = '',
                        done_for = transformation_id
-         WHERE job_id = %s
+         WHERE job_id = ANY(%s)
         """,
-        (job.job_id,),
+        (ids,),
     )
-    move(conn, [job.job_id], Job.COMPLETING, Job.DONE)
-    move(conn, [job.task_id], Task.RUNNING, Task.DONE)
+    move(conn, ids, Job.COMPLETING, Job.DONE)
+    move(conn, [job.task_id for job in done], Task.RUNNING, Task.DONE)
     notify(conn, "task")
 
 
@@ -341,11 +358,14 @@ def states(conn: Connection, job_ids: Sequence[int]) -> dict[int, tuple[Job, int
     return {job_id: (state, task_id) for job_id, state, task_id in found}
 
 
-def put_log(conn: Connection, job_id: int, text: str) -> None:
-    """Keep the end of what a job's tool printed."""
+def put_logs(conn: Connection, logs: Mapping[int, str]) -> None:
+    """Keep the end of what the tools of jobs printed."""
     conn.execute(
-        "INSERT INTO job_log (job_id, text) VALUES (%s, %s) ON CONFLICT (job_id) DO UPDATE SET text = excluded.text",
-        (job_id, text),
+        """
+        INSERT INTO job_log (job_id, text) SELECT * FROM unnest(%s::bigint[], %s::text[])
+        ON CONFLICT (job_id) DO UPDATE SET text = excluded.text
+        """,
+        (list(logs), list(logs.values())),
     )
 
 

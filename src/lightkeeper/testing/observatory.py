@@ -54,8 +54,12 @@ class PlainReader:
         return Product(lfn, fixity, meta, tuple(problems))
 
 
+NEEDS = ("grouping", "processors", "memory", "priority")
+
+
 class PlainProductions:
-    """Reads productions written as `{"steps": [{"query": {…}, "dataset": "…"?, "group_size": n, "parent": n?}]}`."""
+    """Reads productions written as `{"steps": [{"query": {…}, "dataset": "…"?, "group_size": n, "parent": n?}]}`; a
+    step may also have what NEEDS names, and `tags`."""
 
     def read(
         self,
@@ -89,6 +93,8 @@ class PlainProductions:
                     cpu_time=step.get("cpu_time"),
                     merges=True,
                     companions=tuple(Companion(**one) for one in step.get("companions", ())),
+                    tags=tuple(step.get("tags", ())),
+                    **{key: step[key] for key in NEEDS if key in step},
                 )
                 for number, step in enumerate(steps, start=1)
             ),
@@ -124,7 +130,8 @@ class Concatenate:
             "inputs": {"parts": {"type": "File[]", "inputBinding": {"position": 1}}},
             "outputs": {"joined": {"type": "File", "outputBinding": {"glob": name}}},
         }
-        meta = {"level": order.body["level"], "kind": str(order.inputs[0].meta.get("kind", "none"))}
+        kind = order.inputs[0].meta.get("kind", "none") if order.inputs else f"run {order.number}"
+        meta = {"level": order.body["level"], "kind": str(kind)}
         lfn = parse_lfn(f"/test/products/{order.transformation_id}/{name}")
         shared = [one.lfn for one in order.companions.values()]
         return JobRecipe(
