@@ -8,7 +8,7 @@ from tests.steps.test_work import Hands, do_all, go_on, one_task, submit, tasks,
 
 from lightkeeper.domain.errors import Conflict, Invalid, NotFound
 from lightkeeper.domain.states import File
-from lightkeeper.steps import finalize, operations, produce, run, topology, transform, transformations
+from lightkeeper.steps import finalize, operations, productions, run, topology, transform, transformations
 from lightkeeper.steps.operations import Kind, NewOperation
 from lightkeeper.steps.queue import Queue
 
@@ -165,7 +165,7 @@ def test_a_paused_transformation_begins_nothing_and_goes_on_where_it_was(world: 
     hands.finish(job)
     assert transformation(world).processed == 1, "what runs goes on"
     set_status(world, "Active")
-    produce.close(world.ctx, "p")
+    productions.close(world.ctx, "p")
     assert do_all(world, hands) == 3
     assert transformation(world).processed == 4
 
@@ -368,7 +368,7 @@ def test_finalize_tells_its_plan_and_then_carries_it_out(world: World):
     assert set(states(world).values()) == {"Problematic", "Unused"}
     told = finalize.finalize(world.ctx, "1", apply=True)
     assert [r.told for r in told] == ["tasks of fewer files are made", "2 tasks get another attempt"]
-    produce.close(world.ctx, "p")
+    productions.close(world.ctx, "p")
     assert do_all(world, hands) == 3
     assert str(transformation(world).status) == "Completed"
     with pytest.raises(Conflict, match="is Completed"):
