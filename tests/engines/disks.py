@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,10 +80,11 @@ class PoweredDisk:
         """Everything so far is on the disk."""
         run("sync", "--file-system", self.at)
 
-    def cut_power(self) -> None:
-        """Forget what was not synced, and mount again what is left."""
+    def cut_power(self, leave: Callable[[], object] = lambda: None) -> None:
+        """Forget what was not synced, and mount again what is left. Whoever uses it must `leave` it for that."""
         left = self._image.with_name("left")
         shutil.copyfile(self._image, left)
+        leave()
         self.close()
         left.replace(self._image)
         self._mount()
