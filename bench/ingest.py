@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
@@ -91,17 +91,17 @@ def small(root: Path, scale: str) -> list[Measure]:
         made = stamp_night(plan, processes=2)
         files = list((root / "site").rglob("*.fits.fz"))
         os.sync()
-        walked = in_two_processes(walk_all, files)
+        walked, walking = in_two_processes(walk_all, files), processor_time(files[:1000]) * n / 1000
         hashed = in_two_processes(hash_all, files)
         worker = Worker(ctx, "", only=("watch", "ingest"))
         memory: list[int] = []
-        begin = time.perf_counter()
+        begin, before = time.perf_counter(), used()
         worker.start()
         while (done := value(ctx, "SELECT count(*) FROM trigger WHERE state <> 'Accepted'")) < n:
             if done > n * (len(memory) + 1) / 20:
                 memory.append(resident())
             time.sleep(0.2)
-        seconds = time.perf_counter() - begin
+        seconds, processor = time.perf_counter() - begin, used() - before
         worker.stop()
         memory.append(resident())
         assert value(ctx, "SELECT count(*) FROM file") == n
@@ -118,6 +118,15 @@ def small(root: Path, scale: str) -> list[Measure]:
             peer_value=n / walked,
         ),
         Measure("SHA-256 of them alone, 2 processes", n / hashed, "files/s"),
+        Measure(
+            "processor time of a file in all processes",
+            processor / n * 1e6,
+            "us",
+            2e6 / 3000,
+            more_is_better=False,
+            peer="headers and sums alone",
+            peer_value=walking / n * 1e6,
+        ),
         Measure("memory of all processes after a tenth", memory[1] / 1e6, "MB"),
         Measure(
             "memory of all processes at the end", memory[-1] / 1e6, "MB", memory[1] / 1e6 * 1.1, more_is_better=False
@@ -140,6 +149,12 @@ def walk_all(files: Sequence[Path]) -> None:
             assert not walk(file).problems
 
 
+def processor_time(files: Sequence[Path]) -> float:
+    begin = time.process_time()
+    walk_all(files)
+    return time.process_time() - begin
+
+
 def hash_all(files: Sequence[Path]) -> None:
     for path in files:
         hash_one(path)
@@ -154,18 +169,33 @@ def hash_one(path: Path) -> None:
             sha256.update(view[:n])
 
 
+def tree() -> Iterator[tuple[Path, list[str]]]:
+    """Every process that this one started, itself, and theirs, with what the kernel tells of it."""
+    told: dict[int, list[str]] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            told[int(process.name)] = (process / "stat").read_text().rpartition(")")[2].split()
+    for pid, line in told.items():
+        above = pid
+        while above in told and above != os.getpid():
+            above = int(told[above][1])
+        if above == os.getpid():
+            yield Path("/proc") / str(pid), line
+
+
 def resident() -> int:
     """Bytes that this process and those it started hold, without the database."""
     total = 0
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            told = (process / "stat").read_text().rpartition(")")[2].split()
-            ours = int(process.name) == os.getpid() or int(told[1]) == os.getpid()
-            if ours and b"postgres" not in (process / "cmdline").read_bytes():
+    for process, _ in tree():
+        with suppress(OSError):
+            if b"postgres" not in (process / "cmdline").read_bytes():
                 total += int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-        except OSError:
-            continue
     return total
+
+
+def used() -> float:
+    """Seconds of processor time of this process and all that it started."""
+    return sum(sum(map(int, line[11:15])) for _, line in tree()) / os.sysconf("SC_CLK_TCK")
 
 
 # --- large files -------------------------------------------------------------------------------------------------
