@@ -38,9 +38,9 @@ WITH_COMMANDS = [
     *sorted((DOCS / "tutorials").glob("*.md")),
     *sorted((DOCS / "how-to").glob("*.md")),
 ]
-WITH_CTAPIPE = {"first-night.md"}
+WITH_CTAPIPE = {"first-night.md", "first-production.md"}
 WITH_OTHER_DATABASE = {"use-your-own-postgresql.md"}
-PATIENCE = 120
+PATIENCE = 300
 MAY_NOT_RUN = {
     "make demo", "make test", "git clone", "pip install", "createuser", "createdb", "docker", "ssh",
 }  # fmt: skip
@@ -77,6 +77,8 @@ WITH_TASKS_THAT_WAIT = (
 )
 BEFORE = {
     "add-a-storage.md": PRESERVED,
+    "first-production.md": PRESERVED,
+    "run-a-campaign.md": PRESERVED,
     "close-a-night.md": PRESERVED,
     "watch-with-prometheus.md": PRESERVED,
     "why-is-a-file-not-freed.md": WITH_ONE_CENTRE,
