@@ -22,6 +22,7 @@ from lightkeeper.context import Context
 from lightkeeper.domain.catalog import Media, SiteKind, StorageElement
 from lightkeeper.domain.nights import Summary
 from lightkeeper.domain.policy import Policy
+from lightkeeper.domain.quality import Alarm, NightValue
 from lightkeeper.domain.states import Health, Night, Transfer, Transformation
 from lightkeeper.instance import Instance
 from lightkeeper.settings import Settings
@@ -290,6 +291,13 @@ def test_files_with_too_few_copies_need_a_person_only_when_none_is_under_way():
     assert sentence(nights=[night]).startswith("A person is needed: 3 files have too few copies")
     for at_work in ("unsettled", "transfers_waiting", "transfers_running"):
         assert sentence(replace(NOTHING, **{at_work: 1}), nights=[night]).startswith("All is well")
+
+
+def test_a_quality_figure_out_of_range_needs_a_person():
+    value = NightValue("2030-01-02", "LSTN-01", files=9, mean=5, least=5, most=70, below=0, above=2)
+    told = sentence(alarms=[Alarm("row_rate", "Hz", None, 60, value)] * 5)
+    assert "quality is out of range: row_rate of LSTN-01 in night 2030-01-02: 70 Hz is above 60 Hz" in told
+    assert told.endswith("so are 2 other figures.")
 
 
 def test_what_runs_is_told_in_words():

@@ -41,6 +41,7 @@ from lightkeeper.domain.errors import LightkeeperError, Refused
 from lightkeeper.domain.names import printable
 from lightkeeper.domain.states import Health
 from lightkeeper.steps import audit, report, topology
+from lightkeeper.steps import quality as quality_step
 from lightkeeper.steps import rules as rules_step
 from lightkeeper.store import reports
 from lightkeeper.store.deletions import stopped
@@ -108,10 +109,12 @@ def make_api(ctx: Context, token: str) -> FastAPI:
     @app.get("/api/v1/status")
     def status() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         late = [{"rule": rule.name, "why": rule.late} for rule in rules_step.late(ctx)]
+        alarms = [alarm.told for alarm in quality_step.alarms(ctx)]
         with ctx.db.transaction() as conn:
             return asdict(reports.totals(conn)) | {
                 "overdue": [asdict(o) for o in reports.overdue(conn)],
                 "late": late,
+                "quality_alarms": alarms,
                 "deletions_stopped": [asdict(s) for s in stopped(conn)],
                 "storages_in_trouble": [
                     {"storage": s.storage, "health": s.health, "since": s.since, "why": s.why}

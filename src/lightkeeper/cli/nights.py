@@ -1,5 +1,6 @@
 """lightkeeper night: what was expected, came, was refused, is preserved and freed; and the receipt at the end."""
 
+import codecs
 import re
 import sys
 from collections.abc import Iterator
@@ -183,8 +184,7 @@ def receipt(
         _write(name, revision, output, as_json)
     elif name is not None:
         with client() as api, api.night_receipt(name, revision) as pieces:
-            for piece in pieces:
-                sys.stdout.buffer.write(piece)
+            sys.stdout.writelines(codecs.iterdecode(pieces, "utf-8"))
 
 
 def _write(name: str, revision: int | None, output: Path, as_json: bool) -> None:

@@ -10,9 +10,10 @@ from lightkeeper.domain.catalog import SiteKind, StorageElement
 from lightkeeper.domain.healing import DEFAULT, Keeper, Options, TransformationFacts, decide
 from lightkeeper.domain.nights import Summary
 from lightkeeper.domain.policy import Policy
+from lightkeeper.domain.quality import Alarm
 from lightkeeper.domain.states import Health, Production, Transformation
 from lightkeeper.steps import nights as night_step
-from lightkeeper.steps import rules
+from lightkeeper.steps import quality, rules
 from lightkeeper.steps.rules import Rule
 from lightkeeper.store import db, deletions, healing, messages, quarantine, reports, topology
 from lightkeeper.store.deletions import Stopped
@@ -105,6 +106,7 @@ def look(ctx: Context) -> Overview:
     """The facts of now."""
     late = rules.late(ctx)
     nights = night_step.find(ctx)
+    alarms = quality.alarms(ctx)
     with ctx.db.transaction() as conn:
         at = db.now(conn)
         totals = reports.totals(conn)
@@ -123,7 +125,7 @@ def look(ctx: Context) -> Overview:
         concerns = messages.concerns(conn)
     return Overview(
         at=at,
-        verdict=judge(totals, nights, transformations, policies, elements, overdue, late, stopped, concerns),
+        verdict=judge(totals, nights, transformations, policies, elements, overdue, late, stopped, concerns, alarms),
         now=what_runs(totals),
         totals=totals,
         embedded_database=not ctx.settings.database_url,
@@ -154,6 +156,7 @@ def judge(
     late: Sequence[Rule] = (),
     stopped: Sequence[Stopped] = (),
     concerns: Sequence[ConcernRow] = (),
+    alarms: Sequence[Alarm] = (),
 ) -> Verdict:
     """Whether all is well, or what needs a person. A refused delivery is kept safe and told of: it wakes nobody."""
     if not storages:
@@ -163,6 +166,8 @@ def judge(
     others = [c for c in concerns if c.kind != "transformation" or c.id not in {t.id for t in failed}]
     needs += [c.sentence for c in others[:SAID]]
     needs += [f"{count(len(others) - SAID, 'other decision')} besides"] * (len(others) > SAID)
+    needs += [f"quality is out of range: {alarm.told}" for alarm in alarms[:SAID]]
+    needs += [f"so are {count(len(alarms) - SAID, 'other figure')}"] * (len(alarms) > SAID)
     needs += [f"rule {rule.name}: {rule.late}" for rule in late]
     held = [one for one in stopped if one.since is not None]
     needs += [f"{count(one.waiting, 'deletion')} at {one.storage} wait for two people" for one in held]
