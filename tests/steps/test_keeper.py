@@ -15,7 +15,7 @@ from lightkeeper.domain.contradictions import Outputs, Repair, table
 from lightkeeper.domain.errors import Invalid, NotFound
 from lightkeeper.domain.healing import DEFAULT, Keeper, Options, ParentFacts, Remedy, TransformationFacts, decide
 from lightkeeper.domain.states import Job, Task, Transformation
-from lightkeeper.steps import contradictions, heal, produce, report, run, tell, topology, transform
+from lightkeeper.steps import contradictions, heal, produce, productions, report, run, tell, topology, transform
 from lightkeeper.steps.why import why
 from lightkeeper.store import healing, messages, reports
 
@@ -136,7 +136,7 @@ def test_weakness_7_nothing_is_flushed_while_its_input_still_arrives(world: Worl
         go_on(world)
         assert transformation(world).flushes == 0
         world.register(f"/test/raw/n{n}.plain")
-    produce.close(world.ctx, "p")
+    productions.close(world.ctx, "p")
     assert do_all(world, Hands.at(world, "North")) == 1
     assert transformation(world).flushes == 1
 
@@ -340,8 +340,8 @@ def test_every_contradiction_in_the_database_is_repaired_or_told(unguarded: Worl
             attempts = [(1, "Failed", number * 2)] + ([(2, str(job), number * 2 + 1)] if job else [])
             for attempt, state, job_id in attempts:
                 conn.execute(
-                    "INSERT INTO job (job_id, task_id, attempt, state, report, pilot_id) OVERRIDING SYSTEM VALUE"
-                    " VALUES (%s, %s, %s, %s, %s, %s)",
+                    "INSERT INTO job (job_id, task_id, attempt, state, report, pilot_id, transformation_id)"
+                    " OVERRIDING SYSTEM VALUE VALUES (%s, %s, %s, %s, %s, %s, 1)",
                     (job_id, number, attempt, state, told, hands.pilot.pilot_id),
                 )
                 if state == "Running":

@@ -230,11 +230,14 @@ def _ask(facts: TransformationFacts) -> Decision:
     if facts.lost:
         have = "1 of its input files has" if facts.lost == 1 else f"{facts.lost} of its input files have"
         told.append(f"{have} no copy left anywhere")
-        choices.append("lightkeeper restore: bring a copy back")
+        gone = f"lightkeeper transformation files {one} --status Unused --set Removed"
+        choices.append(f"{gone}: end it without the lost ones, unless a copy is brought back")
     if facts.problematic:
         files = "1 file is" if facts.problematic == 1 else f"{facts.problematic} files are"
         told.append(f"{files} Problematic, as somebody said")
-    choices.append(f"lightkeeper transformation complete {one}: end it without them")
+    if facts.failed or facts.problematic:
+        left_out = f"lightkeeper transformation files {one} --status Problematic --set Removed"
+        choices.append(f"{left_out}: end it without them")
     return Decision(Remedy.DECIDE, " and ".join(told), "nothing, until a person decides", tuple(choices))
 
 
@@ -250,7 +253,7 @@ def _complete(facts: TransformationFacts, options: Options) -> Decision:
             Remedy.LEAVE,
             why,
             "a person completes it: the topology leaves that to people",
-            (f"lightkeeper transformation complete {facts.transformation_id}",),
+            (f"lightkeeper transformation set-status Completed {facts.transformation_id}",),
         )
     return Decision(Remedy.COMPLETE, why, "it is Completed at once")
 

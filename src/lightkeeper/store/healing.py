@@ -58,7 +58,8 @@ def facts(
              WHERE state = ANY(%(states)s::transformation_state[])
                AND (%(only)s::int IS NULL OR transformation_id = %(only)s)),
         waiting AS (
-            SELECT transformation_id, count(*) FILTER (WHERE p.stand = 'left') AS ready,
+            SELECT transformation_id, count(*) FILTER (WHERE p.stand = 'left' OR p.stand = 'new' AND EXISTS (
+                         SELECT FROM verified_copy v WHERE v.file_id = p.file_id)) AS ready,
                    count(*) FILTER (WHERE p.stand = 'no copy' AND NOT EXISTS (
                          SELECT FROM replica r WHERE r.file_id = p.file_id AND r.state <> 'Lost')) AS lost
               FROM looked JOIN pending_input p USING (transformation_id)

@@ -307,8 +307,7 @@ def accepted(conn: Connection, done: Sequence[CompletingJob]) -> None:
     ids = [job.job_id for job in done]
     conn.execute(
         """
-        UPDATE job SET ended = now(), minor_status = 'Execution Complete', application_status = '',
-                       done_for = transformation_id
+        UPDATE job SET ended = now(), minor_status = 'Execution Complete', application_status = ''
          WHERE job_id = ANY(%s)
         """,
         (ids,),

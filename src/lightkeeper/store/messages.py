@@ -146,10 +146,7 @@ def due_reports(conn: Connection, states: Sequence[Transformation]) -> list[Due]
         """
         SELECT t.transformation_id AS transformation, t.name, t.type, p.in_vain
           FROM transformation t
-          JOIN (SELECT task.transformation_id, count(*) AS in_vain
-                  FROM job JOIN task USING (task_id)
-                 WHERE job.state IN ('Failed', 'Killed')
-                 GROUP BY 1) p USING (transformation_id)
+          JOIN transformation_progress p USING (transformation_id)
           LEFT JOIN report_told r USING (transformation_id)
          WHERE t.state = ANY(%(states)s::transformation_state[])
            AND p.in_vain > coalesce(r.in_vain, 0)

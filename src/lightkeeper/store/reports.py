@@ -211,17 +211,25 @@ def transformations(
 
 
 def job_groups(conn: Connection, transformation_id: int) -> list[JobGroup]:
-    """The tasks of a transformation, each by its latest job, counted by what the report shows."""
+    """The tasks of a transformation, each by its latest job, counted by what the report shows.
+
+    A job that is Done is the latest of its task: they are counted from the index job_done alone, however many.
+    """
     return rows(
         conn,
         JobGroup,
         """
         SELECT job.state::text AS status, job.minor_status, job.application_status, coalesce(site.name, 'ANY') AS site,
                count(*)::int AS total
-          FROM task
-          JOIN job ON job.task_id = task.task_id AND job.attempt = task.attempts
+          FROM (SELECT state, minor_status, application_status, site_id
+                  FROM job WHERE transformation_id = %(id)s AND state = 'Done'
+                 UNION ALL
+                SELECT job.state, minor_status, application_status, job.site_id
+                  FROM task
+                  JOIN job ON job.task_id = task.task_id AND job.attempt = task.attempts
+                 WHERE task.transformation_id = %(id)s AND task.state IN ('Ready', 'Running', 'Failed')
+                   AND job.state <> 'Done') job
           LEFT JOIN site ON site.site_id = job.site_id
-         WHERE task.transformation_id = %(id)s
          GROUP BY 1, 2, 3, 4
          ORDER BY 1, 2, 3, 4
         """,

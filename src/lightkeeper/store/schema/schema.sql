@@ -859,13 +859,11 @@ CREATE TABLE job (
     minor_status       text NOT NULL DEFAULT '',
     application_status text NOT NULL DEFAULT '',
     report             jsonb,                          -- outputs and activities as the pilot reported them
-    transformation_id  int NOT NULL,                   -- that of its task
-    done_for           int                             -- its transformation, once it is Done: for job_done
+    transformation_id  int NOT NULL                    -- that of its task
 ) WITH (fillfactor = 70);
 CREATE UNIQUE INDEX job_attempt ON job (task_id, attempt);
 -- The report of a million tasks that are done is read from here alone.
-CREATE INDEX job_done ON job (done_for, minor_status, application_status, site_id)
-    WHERE state = 'Done' AND done_for IS NOT NULL;
+CREATE INDEX job_done ON job (transformation_id, minor_status, application_status, site_id) WHERE state = 'Done';
 CREATE INDEX job_completing ON job (state_since) WHERE state = 'Completing';
 
 -- Only waiting jobs; a claim deletes the row. What a job needs, and how urgent it is, its transformation says.

@@ -7,11 +7,7 @@ ALTER TABLE task ADD COLUMN reassigned smallint NOT NULL DEFAULT 0;
 ALTER TABLE task ADD COLUMN rescheduled smallint NOT NULL DEFAULT 0;
 UPDATE task SET reassigned = greatest(attempts - 1, 0) WHERE attempts > 1 AND state IN ('Ready', 'Running', 'Failed');
 
-ALTER TABLE job ADD COLUMN done_for int;
-UPDATE job SET done_for = task.transformation_id
-  FROM task WHERE task.task_id = job.task_id AND job.state = 'Done';
-CREATE INDEX job_done ON job (done_for, minor_status, application_status, site_id)
-    WHERE state = 'Done' AND done_for IS NOT NULL;
+CREATE INDEX job_done ON job (transformation_id, minor_status, application_status, site_id) WHERE state = 'Done';
 
 CREATE TABLE keeper_options (
     single  boolean PRIMARY KEY DEFAULT true CHECK (single),
