@@ -104,8 +104,9 @@ class Instance:
 
 
 @contextmanager
-def connect(settings: Settings) -> Generator[Client]:
-    """A client of the instance that runs on this home; when none does, of one that runs for this call only."""
+def connect(settings: Settings, *, work: bool = False) -> Generator[Client]:
+    """A client of the instance that runs on this home; when none does, of one that runs for this call only, and with
+    `work` does what is to be done meanwhile."""
     deadline = time.monotonic() + WAIT_FOR_OTHER
     while True:
         client = find(settings.home)
@@ -114,7 +115,7 @@ def connect(settings: Settings) -> Generator[Client]:
                 yield client
             return
         try:
-            instance = Instance(settings.model_copy(update={"port": 0}), work=False, log=_Silent())
+            instance = Instance(settings.model_copy(update={"port": 0}), work=work, log=_Silent())
         except Conflict:
             if time.monotonic() > deadline:
                 raise

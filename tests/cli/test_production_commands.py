@@ -1,6 +1,9 @@
 """production … as a user types it: exit status, what is said, and what changed; and the pages that show it."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -230,3 +233,83 @@ def test_the_pages_show_productions_with_their_graphs(cli: Cli, instance: Instan
     assert "what step 1 made" in page.text
     assert "style=" not in page.text, "the page allows no inline style"
     assert httpx.get(f"{instance.url}/productions/nothing").status_code == 404
+
+
+# --- the slide, and old names ----------------------------------------------------------------------------------
+SLIDE = """ProdSteps:
+  - ID: 1
+    input_meta_query:
+      parentID:
+        MCCampaign: PROD5b
+        array_layout: Alpha
+        site: LaPalma
+        particle: gamma-diffuse
+        thetaP: 20.0
+        phiP: 180.0
+        split: train_en
+        analysis_prog: ctape-process
+        analysis_prog_version: v0.19.2
+        data_level: 2
+        outputType: Data
+        configuration_id: 15
+        merged: 0
+        moon: dark
+        job_config:
+          type: Merging
+          version: v0.19.2
+          group_size: 50
+          output_extension: merged.DL2.h5
+  - ID: 2
+    input_meta_query:
+      parentID: 1
+    job_config:
+      type: Merging
+      version: v0.19.2
+      group_size: 10000
+      output_extension: alpha_train_en_merged.DL2.h5
+      options: --no-dll-images --no-true-images
+      catalogs: DIRACFileCatalog
+      TP: 7
+Common:
+  MCCampaign: PROD5b
+  configuration_id: 15
+  base_path: /ctao/MC
+"""
+
+
+@pytest.mark.feature("S1-010", "S1-014", "S1-022")
+def test_the_slide_as_it_was_read_is_led_to_the_right_file(cli: Cli):
+    Path("slide.yaml").write_text(SLIDE)
+    said = cli(2, "production", "validate", "slide.yaml")
+    assert "line 34, key 'TP' of step 2: unknown key" in said
+    for slip in (
+        "line 4, step 1: conditions below parentID mean a step without parent",
+        "line 19, step 1: job_config inside input_meta_query is read as the step's own",
+        "line 12, key 'analysis_prog' of step 1: no program 'ctape-process' is known here; did you mean 'ctapipe-",
+        "ctapipe-merge has no option --no-dll-images; did you mean '--no-dl1-images'?",
+    ):
+        assert slip in said
+    mended = SLIDE.replace("      TP: 7\n", "").replace("ctape-", "ctapipe-").replace("-dll-", "-dl1-")
+    lines = mended.splitlines()
+    for n in range(4, 23):
+        lines[n] = lines[n][2:] if n < 18 else lines[n][4:]
+    Path("slide.yaml").write_text("\n".join(lines))
+    assert "slide.yaml is in order: campaign PROD5b, 2 steps" in cli(0, "production", "validate", "slide.yaml")
+
+
+@pytest.mark.feature("S1-023")
+def test_productions_are_submitted_and_listed_by_the_old_names(cli: Cli, instance: Instance):
+    def typed(program: str, *words: str) -> str:
+        code = f"from lightkeeper_ctao.old_commands import {program}; {program}()"
+        environment = {**os.environ, "LIGHTKEEPER_HOME": str(instance.settings.home)}
+        command = [sys.executable, "-c", code, *words]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return f"{ran.returncode}: {ran.stdout}{ran.stderr}"
+
+    before = count(instance, "production")
+    assert typed("submit", "old", "p.yaml", "dry-run").startswith("0: ")
+    assert count(instance, "production") == before
+    assert "old is Active" in typed("submit", "old", "p.yaml")
+    assert "old" in typed("get_all", "--long")
+    assert "there is no mode 'remote'" in typed("submit", "old", "p.yaml", "remote")
+    assert typed("submit", "old").startswith("2: invalid: too many or too few words")

@@ -35,8 +35,9 @@ def settings(home: Path | None = None, **given: Any) -> Settings:
 
 
 @contextmanager
-def client() -> Generator[Client]:
-    """A client of the instance on that home; started for this command when none runs."""
+def client(*, work: bool = False) -> Generator[Client]:
+    """A client of the instance on that home; started for this command when none runs, and then with `work` it does what
+    is to be done."""
     chosen = settings()
     running = find(chosen.home)
     if running is not None:
@@ -45,5 +46,5 @@ def client() -> Generator[Client]:
         return
     from lightkeeper.instance import connect  # it brings the whole server: only when it is needed
 
-    with connect(chosen) as client:
+    with connect(chosen, work=work) as client:
         yield client

@@ -2,14 +2,17 @@
 
 import re
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.progress import Progress
 
 from lightkeeper.cli.home import client
 from lightkeeper.cli.output import AsJson, DryRun, elided, err, out, show
+from lightkeeper.client import Client
 from lightkeeper.domain.errors import Conflict, Invalid, LightkeeperError
 from lightkeeper.domain.graph import Node, as_dot, as_svg, as_text
 from lightkeeper.domain.units import readable_bytes, readable_time
@@ -112,6 +115,53 @@ def submit(
         show([_summary(one) for one in made], as_json=False, columns=LIST)
     else:
         _show_one(made[0])
+
+
+@production.command("run")
+def run(
+    name: Name,
+    file: File,
+    values: For = [],  # noqa: B006
+    match: Matching = Match.LINEAGE,
+    single_jobs: SingleJobs = False,
+    as_json: AsJson = False,
+) -> None:
+    """Submit FILE as production NAME and stay until it has ended. When no instance runs, this machine does the work, at
+    the sites whose executor is local. Run again, it goes on. Exit status 1: a person is needed."""
+    document, sandbox = _read(file)
+    with client(work=True) as api, _told_of(file):
+        made = api.submit(name, document, sandbox, _values(values), match=match, single_jobs=single_jobs)
+        for one in made:
+            _warn(one["warnings"])
+        ended = [_follow(api, one["name"]) for one in made]
+    if as_json:
+        show(ended, as_json=True)
+    else:
+        for one in ended:
+            _show_one(one)
+    stuck = [step["id"] for one in ended if one["state"] != "Completed" for step in one["steps"] if step["failed"]]
+    if stuck:
+        if not as_json:
+            err.print(f"see: lightkeeper transformation report {stuck[0]}")
+        raise typer.Exit(1)
+
+
+def _follow(api: Client, name: str) -> dict[str, Any]:
+    """Draw how far a production is until it has ended, or nothing goes on any more."""
+    with Progress(console=err, transient=True) as progress:
+        bar = progress.add_task(name, total=None)
+        while True:
+            one = api.production(name)
+            progress.update(bar, total=one["tasks"] or None, completed=one["done"] + one["failed"])
+            idle = one["done"] + one["failed"] == one["tasks"] and one["failed"]
+            if one["state"] in ("Completed", "Stopped") or (idle and _nothing_waits(one)):
+                return one
+            time.sleep(0.5)
+
+
+def _nothing_waits(one: dict[str, Any]) -> bool:
+    """Whether every step that has not ended is held up by tasks that failed, its own or those of another."""
+    return all(step["status"] != "Flush" and step["unused"] == 0 for step in one["steps"])
 
 
 @production.command("generate")
