@@ -349,12 +349,14 @@ def put(
     parallel: int = 4,
     recursive: bool = False,
     below: Path | None = None,
+    without: str = "",
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
     """Put local files into the catalogue's directory `to`, as `to/<file name>`, with these metadata and a first copy
     `at` a storage. With `recursive` folders too, as `to/<folder>/…`. With `below` they lie in that folder as they will
-    in the catalogue: a name is `to` and what follows the folder. With `dry_run` only say what would be put.
+    in the catalogue: a name is `to` and what follows the folder. Files whose names end `without` are left out. With
+    `dry_run` only say what would be put.
 
     What is there already, with the same content, counts as done. Raises, before anything is read, when the storage or
     the metadata cannot be, and when two files would get one name.
@@ -364,6 +366,8 @@ def put(
     files: dict[str, tuple[Path, Lfn]] = {}
     names: dict[Lfn, str] = {}
     for path, name in _expanded(paths, recursive):
+        if without and name.endswith(without):
+            continue
         try:
             lfn = parse_lfn(f"{to.rstrip('/')}/{name if below is None else _following(path, below)}")
         except Invalid as error:

@@ -80,6 +80,11 @@ BEFORE = {
     "first-production.md": PRESERVED,
     "run-a-campaign.md": PRESERVED,
     "close-a-night.md": PRESERVED,
+    "decide-about-refused-deliveries.md": PRESERVED,
+    "replace-acada-ingest.md": """
+command -v acada-ingest > none.txt || acada-ingest() { python -m lightkeeper_ctao.acada_ingest "$@"; }
+""",
+    "take-products-in.md": PRESERVED,
     "watch-with-prometheus.md": PRESERVED,
     "why-is-a-file-not-freed.md": WITH_ONE_CENTRE,
     "read-a-report.md": WITH_TASKS_THAT_WAIT,

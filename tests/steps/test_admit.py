@@ -252,6 +252,7 @@ def test_files_are_taken_in_by_one_command_under_the_names_that_their_folder_tel
         path = folder / "test" / "made" / f"n{n}.plain"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(written(number=n))
+        path.with_name(path.name + ".trigger").touch()
     (folder / "test/made/bad.plain").write_bytes(written(DAMAGED))
     wanted = ["ingest", str(folder), "--recursive", "--data-path", str(folder), "--at", "north", "--meta", "kind=muon"]
     assert "would be put" in command(0, *wanted, "--dry-run")

@@ -48,7 +48,7 @@ def files(
     """Take products in: they are verified and their metadata read, then registered with a first copy at STORAGE.
 
     What its reader finds wrong is refused, unless its scope is of temporary products or a user's. What is there
-    already is left as it is.
+    already is left as it is, and triggers are left out.
     """
     if (to is None) == (data_path is None):
         raise Invalid("the names in the catalogue are not told", hint="--to /vo/scope/directory, or --data-path FOLDER")
@@ -63,6 +63,7 @@ def files(
             parallel=parallel,
             recursive=recursive,
             below=data_path,
+            without=".trigger",
             dry_run=dry_run,
             progress=shown.of(None),
         )
