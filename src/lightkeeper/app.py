@@ -37,6 +37,8 @@ def make_context(
         services={name: movers[name] for name in ("fts",) if name in movers},
         notifiers={name: plug_in(settings) for name, plug_in in sorted(_installed("notifier").items())},
         groupings=_installed("grouping"),
+        readers=tuple(plug_in() for _, plug_in in sorted(_installed("production").items())),
+        job_types={name: plug_in() for name, plug_in in _installed("job_type").items()},
     )
     try:
         _ = context.product_readers

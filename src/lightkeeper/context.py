@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
-from lightkeeper.domain.catalog import StorageElement
+from lightkeeper.domain.catalog import OUTPUT, StorageElement
 from lightkeeper.domain.errors import Conflict, NotFound, nearest
 from lightkeeper.domain.grouping import GROUPINGS, Grouping
 from lightkeeper.ports import (
@@ -18,6 +18,7 @@ from lightkeeper.ports import (
     ProductReader,
     Storage,
     TapeStorage,
+    WorkflowReader,
     needs_staging,
 )
 from lightkeeper.settings import Settings
@@ -62,6 +63,8 @@ class Context:
     services: Mapping[str, Callable[[str], Mover]] = field(default_factory=dict[str, Callable[[str], Mover]])
     notifiers: Mapping[str, Notifier] = field(default_factory=dict[str, Notifier])
     groupings: Mapping[str, Grouping] = field(default_factory=lambda: GROUPINGS)
+    readers: tuple[WorkflowReader, ...] = ()
+    job_types: Mapping[str, JobType] = field(default_factory=dict[str, JobType])
 
     def mover_to(self, target: StorageElement) -> Mover:
         """What makes copies to a storage: the transfer service that its attribute `fts` names, else the mover."""
@@ -108,8 +111,8 @@ class Context:
 
     @property
     def metadata_keys(self) -> list[MetaKey]:
-        """Keys of every observatory."""
-        return [key for observatory in self.observatories for key in observatory.metadata_keys()]
+        """Keys of every observatory, and our own."""
+        return [key for observatory in self.observatories for key in observatory.metadata_keys()] + [OUTPUT]
 
     def grouping(self, name: str) -> Grouping:
         """The way of putting files into tasks that is called `name`."""
@@ -118,7 +121,9 @@ class Context:
         return self.groupings[name]
 
     def job_type(self, name: str) -> JobType:
-        """The job type `name` of any observatory."""
+        """The job type `name` of any observatory, or one that all have."""
+        if name in self.job_types:
+            return self.job_types[name]
         for observatory in self.observatories:
             if name in observatory.job_types():
                 return observatory.job_types()[name]

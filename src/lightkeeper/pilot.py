@@ -39,9 +39,11 @@ SHORT, MOST = 0.5, 16
 CWLTOOL = (sys.executable, "-c", "import sys; from cwltool.main import run; sys.exit(run())")
 SUMMARY = "outputs.json"
 CWLTOOL_OPTIONS = (
-    *("--no-container", "--disable-color", "--outdir", "out", "--tmpdir-prefix", "tmp/"),
+    *("--disable-color", "--outdir", "out", "--tmpdir-prefix", "tmp/"),
     *("--write-summary", SUMMARY),
 )
+ENGINES = {"apptainer": "--singularity", "singularity": "--singularity", "podman": "--podman"}
+"""Programs that run containers without privileges, and what cwltool calls them."""
 
 
 class JobFailed(Exception):
@@ -202,6 +204,7 @@ class Pilot:
         command = [
             *CWLTOOL,
             *CWLTOOL_OPTIONS,
+            _engine(job.get("container", ""), environment["PATH"]),
             *(f"--preserve-environment={name}" for name in kept),
             "tool.cwl",
             "inputs.json",
@@ -307,6 +310,16 @@ def _die_with_parent() -> None:
     """Linux: the tool is killed when the pilot disappears, so that a killed pilot leaves no work running."""
     if sys.platform == "linux":
         _LIBC.prctl(1, signal.SIGKILL)
+
+
+def _engine(container: str, path: str) -> str:
+    """How cwltool runs a tool: in a container when one is wanted and there is an engine, else bare if it may."""
+    engine = next((name for name in ENGINES if shutil.which(name, path=path)), None) if container else None
+    if engine is not None:
+        return ENGINES[engine]
+    if container == "needed":
+        raise JobFailed("No container engine", f"the job needs a container; none of {', '.join(ENGINES)} is here")
+    return "--no-container"
 
 
 def _outputs(job: Mapping[str, Any], folder: Path) -> list[tuple[str, str | None]]:

@@ -367,6 +367,14 @@ class CampaignWriter(Protocol):
         ...
 
 
+class WorkflowReader(ProductionReader, Protocol):
+    """Reads production documents of a language that is not the observatory's own."""
+
+    def recognises(self, text: str) -> bool:
+        """Whether a document is written in it; told by its content alone."""
+        ...
+
+
 class JobType(Protocol):
     """How tasks of one type are run: a CWL tool, and what goes into it."""
 

@@ -5,13 +5,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from lightkeeper.adapters.cwl_document import FILE, as_list, by_class, named, shape
-from lightkeeper.adapters.cwl_hints import resources, warnings_of, without_ours
+from lightkeeper.adapters.cwl_hints import PREFIXES, resources, warnings_of, without_ours
 from lightkeeper.adapters.cwl_step import Files, Step, Value
 from lightkeeper.domain.errors import Invalid
-from lightkeeper.domain.work import Companion, PlannedStep
+from lightkeeper.domain.work import ALL_FILES, Companion, PlannedStep
 
-ALL: Final = 1_000_000
-"""Files of a task that takes all there are."""
 DIRAC_PRIORITY: Final = 15
 """DIRAC's 10 is our 5; there a higher number goes first, here a lower one."""
 AS_JOB: Final = "run the document as one job: lightkeeper job submit"
@@ -61,6 +59,7 @@ def compile_step(
         parent=taken.parent,
         group_size=group,
         group_by=",".join(step.hints.group_by) or None,
+        grouping="number" if group == ALL_FILES and not step.hints.group_by else None,
         destination=step.hints.sites[0] if step.hints.sites else None,
         priority=max(0, min(9, DIRAC_PRIORITY - step.hints.priority)),
         processors=int(needs.get("coresMin", needs.get("coresMax", 1)) + 0.999),
@@ -73,7 +72,7 @@ def compile_step(
         n_tasks=int(driver is None),
         body=body,
     )
-    many = driver is not None and taken.many and group != ALL
+    many = driver is not None and taken.many and group != ALL_FILES
     return planned, many, warnings_of(step.hints, f"step {step.name}")
 
 
@@ -113,14 +112,14 @@ def _group_size(step: Step, files: Mapping[str, Files], driver: str | None) -> t
                 f"step {step.name}: CWL feature 'scatter over the same files in several inputs' is not supported",
                 hint=AS_JOB,
             )
-        return (ALL if source.all_at_once and wanted is None else wanted or 1), False
+        return (ALL_FILES if source.all_at_once and wanted is None else wanted or 1), False
     declared = named(step.tool.get("inputs"))[parameters[0]]
     if shape(declared["type"]).depth == 0 and len(as_list(step.takes[parameters[0]].get("source"))) == 1:
         if len(parameters) > 1 and (wanted or 1) > 1:
             raise Invalid(f"step {step.name}: group_size is for inputs that are lists of files")
         return wanted or 1, True
     gathers = source.parent is not None or source.all_at_once
-    return wanted or (ALL if gathers else 1), False
+    return wanted or (ALL_FILES if gathers else 1), False
 
 
 # --- the document of a job -------------------------------------------------------------------------------------
@@ -129,7 +128,8 @@ def _document(
 ) -> dict[str, Any]:
     """What each job runs: the document itself, or a workflow of this step alone."""
     if step.written is None and not each:
-        return {**step.tool, "hints": without_ours(step.tool.get("hints"))}
+        tool = {key: value for key, value in step.tool.items() if key != "$namespaces"}
+        return {**tool, **_namespaces(document), "hints": without_ours(step.tool.get("hints"))}
     written = step.written or {"run": step.tool, "in": step.takes, "out": list(step.outputs)}
     if "SchemaDefRequirement" in by_class(document.get("requirements")):
         raise Invalid(
@@ -153,7 +153,7 @@ def _document(
     is_list = {name: source.depth > 0 or each for name, source in sources.items() if isinstance(source, Files)}
     return {
         "cwlVersion": document["cwlVersion"],
-        **({"$namespaces": document["$namespaces"]} if "$namespaces" in document else {}),
+        **_namespaces(document),
         "class": "Workflow",
         "requirements": [{"class": kind, **told} for kind, told in requirements.items()],
         "hints": without_ours(document.get("hints")) if step.written is not None else [],
@@ -169,6 +169,12 @@ def _document(
             for name in step.outputs
         },
     }
+
+
+def _namespaces(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document's namespaces, without those of hints that are for us."""
+    kept = {key: value for key, value in document.get("$namespaces", {}).items() if key not in PREFIXES}
+    return {"$namespaces": kept} if kept else {}
 
 
 def _takes_list(step: Step, source: str) -> bool:

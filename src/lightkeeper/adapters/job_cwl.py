@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightkeeper.domain.catalog import MetaValue
+from lightkeeper.domain.errors import Invalid
 from lightkeeper.domain.names import parse_lfn
 from lightkeeper.domain.provenance import RanActivity
 from lightkeeper.domain.work import ExpectedOutput, FoundOutput, JobInput, JobOrder, JobRecipe
@@ -19,7 +20,9 @@ class CwlJob:
         if body["stream"] is not None:
             name = body["stream"]["parameter"]
             files = [_file(body, name, one) for one in order.inputs]
-            inputs[name] = files if body["stream"]["list"] or body["lists"][name] else files[0]
+            if not body["stream"]["list"] and len(files) != 1:
+                raise Invalid(f"input '{name}' is one file, and the task has {len(files)}")
+            inputs[name] = files if body["stream"]["list"] else files[0]
         for name, one in order.companions.items():
             file = _file(body, name, one)
             inputs[name] = [file] if body["lists"][name] else file

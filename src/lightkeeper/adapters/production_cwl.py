@@ -3,14 +3,14 @@
 The document is read in a process of its own (cwl_check.py) and then compiled to the same plan as every production. Each
 step becomes a small document that cwltool runs in a job: the workflow with this step alone, so that its scatter, its
 expressions and its defaults mean what they mean in CWL. What flows between steps are files: each step takes those that
-an earlier one made. With `whole` the document is one step, run as it is, once for each object of inputs.
+an earlier one made. A document may also be one step, run as it is, once for each object of inputs.
 """
 
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -25,7 +25,10 @@ MAX_DOCUMENT = 1_000_000
 MAX_TEXTS = 5_000_000
 PATIENCE = 60.0
 MARK = re.compile(r"""^\s*[{]?\s*["']?cwlVersion["']?\s*:""", re.MULTILINE)
-NAMED = re.compile(r"""["']?(?:run|\$import|\$include)["']?\s*:\s*["']?(?:\./)?([A-Za-z0-9][A-Za-z0-9._-]*)""")
+NAMED = re.compile(r"""["']?(?:run|\$import|\$include)["']?[ \t]*:[ \t]*["']?(?:\./)?([A-Za-z0-9][A-Za-z0-9._-]*)""")
+
+AS = "lightkeeper:as"
+"""With the value 'job' in an object of inputs, the document is not split into its steps."""
 
 Sandbox = Callable[[str], bytes]
 
@@ -43,13 +46,14 @@ class CwlProductions:
         *,
         sandbox: Sandbox,
         dataset: Callable[[str], Mapping[str, Any]],
-        inputs: Sequence[str] = (),
-        whole: bool = False,
     ) -> ProductionPlan:
-        """The plan of the document, once for each object of inputs; raises Invalid. See ports.WorkflowReader."""
-        document = _checked(text, sandbox)
+        """The plan of the document, once for each object of inputs that follows it behind a line `---`; raises
+        Invalid. See ports.WorkflowReader."""
+        first, *others = [part for part in re.split(r"(?m)^---[ \t]*$", text) if part.strip()]
+        document = _checked(first, sandbox)
         check_supported(document)
-        objects = [_input_object(one) for one in inputs] or [{}]
+        objects = [_input_object(one) for one in others] or [{}]
+        whole = any(one.pop(AS, "") == "job" for one in objects)
         steps: list[PlannedStep] = []
         warnings: list[str] = []
         for given in objects:

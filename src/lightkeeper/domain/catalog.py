@@ -67,6 +67,10 @@ class MetaKey:
     role: KeyRole | None = None
 
 
+OUTPUT = MetaKey("output", KeyType.STRING, description="which output of the CWL tool that made it a file is")
+"""The only key that is not the observatory's: it tells apart what one tool makes."""
+
+
 class Vocabulary:
     """The registered keys; checks and normalises metadata against them."""
 

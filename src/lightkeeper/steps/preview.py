@@ -13,7 +13,7 @@ from lightkeeper.domain.estimates import Estimate, InputFacts, complaints, estim
 from lightkeeper.domain.grouping import Grouping
 from lightkeeper.domain.work import PlannedStep, ProductionPlan
 from lightkeeper.steps import produce
-from lightkeeper.store import previews, topology
+from lightkeeper.store import catalog, previews, topology
 from lightkeeper.store.db import Connection
 
 
@@ -62,7 +62,8 @@ def _input(conn: Connection, step: PlannedStep, vocabulary: Vocabulary, grouping
     query, list_id = produce.input_of(conn, step, vocabulary)
     set_query = query.jsonpath(vocabulary, KeyLevel.SET) or "true"
     file_query = query.jsonpath(vocabulary, KeyLevel.FILE)
-    previews.match(conn, previews.Asked(set_query, file_query, list_id, step.input_limit))
+    named = tuple(file.file_id for file in catalog.known_files(conn, step.files))
+    previews.match(conn, previews.Asked(set_query, file_query, list_id, step.input_limit, named))
     totals = previews.totals(conn)
     files = previews.waiting_files(conn, step.keys)
     return InputFacts(

@@ -4,7 +4,7 @@ Before: a person wrote the document.    After: transform.py makes tasks of the f
 Called by the API. Safe to run twice: the same name with the same document is the same production.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,22 +15,20 @@ from lightkeeper.domain.names import parse_name
 from lightkeeper.domain.query import Query, all_of
 from lightkeeper.domain.work import Companion, Match, PlannedStep, ProductionPlan, in_single_jobs
 from lightkeeper.steps import documents
-from lightkeeper.store import companions, datasets, productions, reports, stage, topology, work
+from lightkeeper.store import catalog, companions, datasets, productions, reports, stage, topology, work
 from lightkeeper.store.db import Connection
 from lightkeeper.store.productions import ProductionRow
 
 
 def plan(ctx: Context, document: str, sandbox: Mapping[str, bytes], *, single_jobs: bool = False) -> ProductionPlan:
     """What the document asks for, checked as far as it can be without doing anything; raises Invalid."""
-    if not ctx.observatories:
-        raise Invalid("no observatory package is installed, so no production document can be read")
 
     def conditions(name: str) -> Mapping[str, Any]:
         with ctx.db.transaction() as conn:
             query = Query.from_map(datasets.dataset(conn, name).query, topology.vocabulary(conn))
         return query.to_dirac()
 
-    plan = documents.read_document(ctx.observatories[0], document, sandbox, conditions)
+    plan = _read(ctx, document, sandbox, conditions)
     if single_jobs:
         plan = in_single_jobs(plan)
     with ctx.db.transaction() as conn:
@@ -40,6 +38,24 @@ def plan(ctx: Context, document: str, sandbox: Mapping[str, bytes], *, single_jo
             ctx.grouping(step.plug_in).check(step.group_size, step.keys)
             _check(conn, step, vocabulary, sites)
     return plan
+
+
+def _read(
+    ctx: Context, document: str, sandbox: Mapping[str, bytes], conditions: Callable[[str], Mapping[str, Any]]
+) -> ProductionPlan:
+    """The plan of a document in the language that its content tells; else it is the observatory's own."""
+
+    def fetch(name: str) -> bytes:
+        if name not in sandbox:
+            raise NotFound(f"there is no file '{name}' beside the document", hint=nearest(name, sandbox))
+        return sandbox[name]
+
+    for reader in ctx.readers:
+        if reader.recognises(document):
+            return reader.read(document, sandbox=fetch, dataset=conditions)
+    if not ctx.observatories:
+        raise Invalid("no observatory package is installed, so no production document can be read")
+    return documents.read_document(ctx.observatories[0], document, sandbox, conditions)
 
 
 def submit(
@@ -149,13 +165,13 @@ def add_steps(
     ids = dict(there)
     for step in steps:
         query, list_id = input_of(conn, step, vocabulary)
-        first = step.parent is None and not step.feeders and not step.without_input
+        first = step.parent is None and not (step.feeders or step.without_input or step.files)
         ids[step.number] = work.add_transformation(
             conn,
             production_id,
             step,
             ids[step.parent] if step.parent is not None else None,
-            "false" if step.without_input else query.jsonpath(vocabulary, KeyLevel.SET) or "true",
+            _set_query(step, query, vocabulary),
             query.jsonpath(vocabulary, KeyLevel.FILE),
             open_=(open_ and first and list_id is None and step.input_limit is None)
             or (step.without_input and step.n_tasks == 0),  # until somebody says how many tasks
@@ -163,11 +179,20 @@ def add_steps(
             by_lineage=match is Match.LINEAGE,
             feeder_ids=[ids[number] for number in step.feeders],
         )
+        if step.files:
+            work.add_files(conn, ids[step.number], [file.file_id for file in catalog.known_files(conn, step.files)])
         for companion in step.companions:
             _add_companion(conn, ids, step.number, companion, vocabulary)
     new = {step.number: ids[step.number] for step in steps}
     _find_companions(conn, steps, new)
     return list(new.values())
+
+
+def _set_query(step: PlannedStep, query: Query, vocabulary: Vocabulary) -> str:
+    """What metadata sets a step takes; none, when it needs no input, or when its files are named."""
+    if step.without_input:
+        return "false"
+    return "1 == 0" if step.files else query.jsonpath(vocabulary, KeyLevel.SET) or "true"
 
 
 def input_of(conn: Connection, step: PlannedStep, vocabulary: Vocabulary) -> tuple[Query, int | None]:
@@ -187,7 +212,8 @@ def _add_companion(
     query = Query.from_map(companion.query, vocabulary)
     parent_id = ids[companion.parent] if companion.parent is not None else None
     at_set, at_file = query.jsonpath(vocabulary, KeyLevel.SET) or "true", query.jsonpath(vocabulary, KeyLevel.FILE)
-    companions.add(conn, ids[number], companion, parent_id, at_set, at_file)
+    file_id = catalog.known_files(conn, [companion.lfn])[0].file_id if companion.lfn is not None else None
+    companions.add(conn, ids[number], companion, parent_id, at_set, at_file, file_id)
 
 
 def _find_companions(conn: Connection, steps: Sequence[PlannedStep], ids: Mapping[int, int]) -> None:
@@ -206,6 +232,7 @@ def _find_companions(conn: Connection, steps: Sequence[PlannedStep], ids: Mappin
 def _check(conn: Connection, step: PlannedStep, vocabulary: Vocabulary, sites: list[str]) -> None:
     query, _ = input_of(conn, step, vocabulary)
     query.jsonpath(vocabulary, KeyLevel.SET)
+    catalog.known_files(conn, step.files)
     for companion in step.companions:
         Query.from_map(companion.query, vocabulary).jsonpath(vocabulary, KeyLevel.SET)
     for key in (step.group_by or "").split(","):

@@ -128,6 +128,7 @@ def _order(
         "environment": dict(recipe.environment),
         "outputs": [output.name for output in recipe.outputs],
         "collected": list(recipe.collected),
+        "container": recipe.container,
         "provenance_logs": list(recipe.provenance_logs),
         "input_files": [
             {

@@ -17,14 +17,16 @@ def add(
     parent_id: int | None,
     set_query: str,
     file_query: str | None,
+    file_id: int | None = None,
 ) -> None:
-    """A companion that is not found yet."""
+    """A companion: the file that it is, or how it is to be found."""
     conn.execute(
         """
-        INSERT INTO companion (transformation_id, parent_id, role, query, set_query, file_query)
-        VALUES (%(id)s, %(parent)s, %(role)s, %(query)s, %(set_query)s::jsonpath, %(file_query)s::jsonpath)
+        INSERT INTO companion (transformation_id, parent_id, role, query, set_query, file_query, file_id)
+        VALUES (%(id)s, %(parent)s, %(role)s, %(query)s, %(set_query)s::jsonpath, %(file_query)s::jsonpath, %(file)s)
         """,
         {
+            "file": file_id,
             "id": transformation_id,
             "parent": parent_id,
             "role": companion.role,
@@ -71,7 +73,7 @@ def find_registered(conn: Connection, transformation_ids: Sequence[int]) -> list
           LEFT JOIN candidate USING (transformation_id, role)
           LEFT JOIN file f ON f.file_id = candidate.file_id
           LEFT JOIN directory d USING (dir_id)
-         WHERE c.transformation_id = ANY(%(ids)s) AND c.parent_id IS NULL
+         WHERE c.transformation_id = ANY(%(ids)s) AND c.parent_id IS NULL AND c.file_id IS NULL
          GROUP BY c.transformation_id, c.role
         HAVING count(f.file_id) <> 1
          ORDER BY c.transformation_id, c.role

@@ -18,6 +18,8 @@ class Asked:
     file_query: str | None
     dataset_id: int | None = None
     limit: int | None = None
+    files: tuple[int, ...] = ()
+    """These, whatever the predicates say."""
 
 
 def match(conn: Connection, asked: Asked) -> None:
@@ -27,10 +29,13 @@ def match(conn: Connection, asked: Asked) -> None:
     conn.execute(
         """
         INSERT INTO matched (file_id, size)
+        SELECT file_id, size FROM file WHERE file_id = ANY(%(files)s::bigint[])
+         UNION ALL
         SELECT f.file_id, f.size
           FROM meta_set s
           JOIN file f USING (set_id)
-         WHERE %(dataset)s::int IS NULL AND s.state = 'Current' AND s.meta @@ %(set_query)s::jsonpath
+         WHERE %(files)s::bigint[] = '{}' AND %(dataset)s::int IS NULL AND s.state = 'Current'
+           AND s.meta @@ %(set_query)s::jsonpath
            AND (%(file_query)s::jsonpath IS NULL OR coalesce(f.extra, '{}') @@ %(file_query)s::jsonpath)
          UNION ALL
         SELECT f.file_id, f.size
@@ -40,7 +45,12 @@ def match(conn: Connection, asked: Asked) -> None:
          WHERE d.dataset_id = %(dataset)s::int AND s.meta @@ %(set_query)s::jsonpath
            AND (%(file_query)s::jsonpath IS NULL OR coalesce(f.extra, '{}') @@ %(file_query)s::jsonpath)
         """,
-        {"set_query": asked.set_query, "file_query": asked.file_query, "dataset": asked.dataset_id},
+        {
+            "set_query": asked.set_query,
+            "file_query": asked.file_query,
+            "dataset": asked.dataset_id,
+            "files": list(asked.files),
+        },
     )
     if asked.limit is not None:
         conn.execute(

@@ -133,6 +133,10 @@ def take(conn: Connection, transformation_ids: Sequence[int]) -> int:
              WHERE s.meta @@ t.set_query
                AND (t.file_query IS NULL OR coalesce(f.extra, '{}') @@ t.file_query)
              UNION ALL
+            SELECT t.transformation_id, n.file_id
+              FROM wanted t
+              JOIN transformation_file n USING (transformation_id)
+             UNION ALL
             SELECT t.transformation_id, f.file_id
               FROM wanted t
               JOIN job ON job.transformation_id = t.parent_id OR job.transformation_id = ANY (t.feeders)

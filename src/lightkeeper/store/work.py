@@ -70,6 +70,14 @@ def add_transformation(
     )
 
 
+def add_files(conn: Connection, transformation_id: int, file_ids: Sequence[int]) -> None:
+    """The transformation takes these files, because they were named."""
+    conn.execute(
+        "INSERT INTO transformation_file (transformation_id, file_id) SELECT %s, unnest(%s::bigint[])",
+        (transformation_id, list(file_ids)),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class GroupingOrder:
     """A transformation whose waiting files are put into tasks: how, and where these are to run."""

@@ -779,6 +779,13 @@ CREATE TABLE companion (
 );
 CREATE INDEX companion_file ON companion (file_id);
 
+-- Files that a transformation takes because they were named, whatever their metadata.
+CREATE TABLE transformation_file (
+    file_id           bigint NOT NULL,
+    transformation_id int NOT NULL,
+    PRIMARY KEY (transformation_id, file_id)
+);
+
 -- Companions of transformations that are not over.
 CREATE VIEW companion_in_use AS
 SELECT c.file_id, c.transformation_id
