@@ -65,15 +65,16 @@ RUN: Final = {
         "baseCommand: [sh, -c, 'cat given.txt; echo $LIGHT']\ninputs: {}\noutputs: {out: stdout}\nstdout: out.txt\n"
     ),
     "outputs of several kinds": tool(
-        "baseCommand: [sh, -c, 'mkdir d; echo 1 > d/a.txt; echo 2 > d/b.txt; echo 3 > c.txt']\ninputs: {}\noutputs:\n"
+        "requirements: {InlineJavascriptRequirement: {}}\nbaseCommand: [sh, -c, 'mkdir d; echo 1 > d/a.txt; echo 2 > d/b.txt; echo 3 > c.txt']\ninputs: {}\noutputs:\n"
         "  folder: {type: Directory, outputBinding: {glob: d}}\n"
         "  several: {type: 'File[]', outputBinding: {glob: '*.txt'}}\n"
         "  none: {type: 'File?', outputBinding: {glob: nothing}}\n"
         "  number: {type: int, outputBinding: {outputEval: '$(7)'}}\n"
     ),
     "a record and an enumeration": tool(
-        "baseCommand: echo\ninputs:\n  kind: {type: {type: enum, symbols: [gamma, proton]}, default: gamma, inputBinding: "
-        "{position: 1}}\n  box:\n    type: {type: record, name: box, fields: {n: {type: int, inputBinding: {prefix: -n}}}}\n"
+        "baseCommand: echo\ninputs:\n"
+        "  kind: {type: {type: enum, symbols: [gamma, proton]}, default: gamma, inputBinding: {position: 1}}\n"
+        "  box:\n    type: {type: record, name: box, fields: {n: {type: int, inputBinding: {prefix: -n}}}}\n"
         "    default: {n: 4}\n    inputBinding: {position: 2}\noutputs: {out: stdout}\nstdout: out.txt\n"
     ),
     "success codes": tool(
@@ -162,8 +163,14 @@ outputs: {{}}
 requirements: {InlineJavascriptRequirement: {}}
 inputs: {}
 steps:
-  count: {run: {class: ExpressionTool, inputs: {}, outputs: {n: int}, expression: "${return {n: 1};}"}, in: {}, out: [n]}
-  say: {run: {class: CommandLineTool, baseCommand: echo, inputs: {n: int}, outputs: {o: stdout}}, in: {n: count/n}, out: [o]}
+  count:
+    run: {class: ExpressionTool, inputs: {}, outputs: {n: int}, expression: "${return {n: 1};}"}
+    in: {}
+    out: [n]
+  say:
+    run: {class: CommandLineTool, baseCommand: echo, inputs: {n: int}, outputs: {o: stdout}}
+    in: {n: count/n}
+    out: [o]
 outputs: {}
 """,
 }

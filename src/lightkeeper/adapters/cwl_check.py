@@ -12,9 +12,10 @@ import os
 import re
 import resource
 import sys
+import tempfile
 from collections.abc import Mapping
 from io import StringIO
-from typing import Any, NoReturn
+from typing import Any
 
 MEMORY = 1_500_000_000
 SECONDS = 30
@@ -41,10 +42,9 @@ def main() -> None:
     answer: dict[str, Any]
     try:
         version = _version(given["document"])
-        check = _checker(version)
         _lock()
         packed = _Packer(given["files"]).whole(given["document"], version)
-        check(packed)
+        _check(packed, version)
         text = json.dumps({"packed": packed})
         if len(text) > MAX_PACKED:
             raise Wrong(f"with all that it repeats the document has {len(text)} characters")
@@ -71,6 +71,7 @@ def _limit() -> None:
 def _lock() -> None:
     """From here on this process opens nothing but Python's own modules, for reading."""
     sys.dont_write_bytecode = True
+    tempfile.tempdir = "/nowhere"  # else it would look for a folder that can be written
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     own = tuple({os.path.realpath(p) + os.sep for p in (sys.prefix, sys.base_prefix, *sys.path) if p})
     forbidden = ("socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.system", "os.startfile",
@@ -203,8 +204,8 @@ def _parse(text: str, where: str) -> Any:
 
 
 # --- valid -----------------------------------------------------------------------------------------------------
-def _checker(version: str) -> Any:
-    """What refuses a document that is not valid CWL; everything that it needs is read now."""
+def _check(document: Mapping[str, Any], version: str) -> None:
+    """Raises Wrong when the document is not valid CWL."""
     import logging
 
     from cwltool.context import LoadingContext
@@ -228,31 +229,23 @@ def _checker(version: str) -> Any:
         def check_exists(self, url: str) -> bool:
             return url in self.cache
 
-    def check(document: Mapping[str, Any]) -> None:
-        context = LoadingContext({"fetcher_constructor": NoFetcher, "disable_js_validation": True})
-        context.construct_tool_object = default_make_tool
-        context.skip_schemas = True
-        context.strict = True
-        try:
-            copied = json.loads(json.dumps(document)) | {"id": URI}
-            context, loaded, uri = fetch_document(copied, context)
-            context, uri = resolve_and_validate_document(context, loaded, uri)
-            make_tool(uri, context)
-        except (SchemaSaladException, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Wrong(_in_short(str(error)), "cwltool --validate tells more") from None
-
-    return check
+    context = LoadingContext({"fetcher_constructor": NoFetcher, "disable_js_validation": True})
+    context.construct_tool_object = default_make_tool
+    context.skip_schemas = True
+    context.strict = True
+    try:
+        copied = json.loads(json.dumps(document)) | {"id": URI}
+        context, loaded, uri = fetch_document(copied, context)
+        context, uri = resolve_and_validate_document(context, loaded, uri)
+        make_tool(uri, context)
+    except (SchemaSaladException, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Wrong(_in_short(str(error)), "cwltool --validate tells more") from None
 
 
 def _in_short(text: str) -> str:
     lines = [re.sub(r"^(file:///\S+?:)?(\d+:\d+:)?\s*", "", line).strip() for line in text.splitlines()]
     told = " ".join(line.replace(URI, "").replace("../../document.cwl", "") for line in lines if line)
     return f"this is not valid CWL: {told[:600]}"
-
-
-def _told(message: str) -> NoReturn:
-    sys.stdout.write(json.dumps({"error": message, "hint": ""}))
-    sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def _group_size(step: Step, files: Mapping[str, Files], driver: str | None) -> t
         if len(parameters) > 1 and (wanted or 1) > 1:
             raise Invalid(f"step {step.name}: group_size is for inputs that are lists of files")
         return wanted or 1, True
-    gathers = source.parent is not None or source.all_at_once
+    gathers = step.written is not None or source.all_at_once
     return wanted or (ALL_FILES if gathers else 1), False
 
 

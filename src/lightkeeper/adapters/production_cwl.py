@@ -53,7 +53,7 @@ class CwlProductions:
         document = _checked(first, sandbox)
         check_supported(document)
         objects = [_input_object(one) for one in others] or [{}]
-        whole = any(one.pop(AS, "") == "job" for one in objects)
+        whole = "job" in [one.pop(AS, "") for one in objects]
         steps: list[PlannedStep] = []
         warnings: list[str] = []
         for given in objects:

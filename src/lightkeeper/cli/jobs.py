@@ -1,9 +1,11 @@
 """lightkeeper job, share."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from lightkeeper.cli.documents import read
 from lightkeeper.cli.home import client
 from lightkeeper.cli.output import AsJson, DryRun, cell, err, out, show
 from lightkeeper.cli.work import BY_HAND, refs
@@ -17,6 +19,7 @@ Jobs = Annotated[
     typer.Argument(metavar="JOB...", help="Numbers of jobs; @FILE for a list, - for a pipe.", show_default=False),
 ]
 Why = Annotated[str, typer.Option("--why", help="The reason, which stays in the history.")]
+SUBMITTED = ("id", "production", "name", "status", "tasks", "done", "outputs")
 COLUMNS = ("job_id", "task_id", "attempt", "status", "minor_status", "application_status", "site", "started")
 
 
@@ -34,6 +37,28 @@ def jobs(
     with client() as api:
         found = api.jobs(transformation=of, status=status, site=site, limit=limit)
     show(found, as_json=as_json, columns=COLUMNS, empty="no job yet")
+
+
+@job.command("submit")
+def submit(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name for these jobs.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CWL document: a tool, or a workflow.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Option("--inputs", metavar="FILE", help="Values of its inputs, as YAML; one file for each job."),
+    ] = [],  # noqa: B006
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a CWL document as it is: one job for each file of inputs. A workflow is not split into its steps."""
+    document, sandbox = read(file, inputs, as_jobs=True)
+    with client() as api:
+        if dry_run:
+            show(api.plan(document, sandbox), as_json=True)
+            return
+        api.submit(name, document, sandbox)
+        made = api.transformations(name)
+    show(made, as_json=as_json, columns=SUBMITTED)
 
 
 @job.command("show")

@@ -1,6 +1,5 @@
 """lightkeeper production."""
 
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress
 
+from lightkeeper.cli.documents import read
 from lightkeeper.cli.home import client
 from lightkeeper.cli.output import AsJson, DryRun, elided, err, out, show
 from lightkeeper.client import Client
@@ -20,13 +20,12 @@ from lightkeeper.domain.work import Match
 
 production = typer.Typer(help="Productions: graphs of transformations.", no_args_is_help=True)
 
-MAX_SANDBOX = 1_000_000
 LIST = ("name", "state", "campaign", "steps", "progress", "files", "tasks", "done", "failed", "created")
 STEPS = ("step", "name", "state", "takes", "progress", "files", "tasks", "done", "failed", "outputs", "id")
 PLAN = ("step", "name", "type", "takes", "input", "files", "bytes", "tasks", "processor time")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the production.")]
-File = Annotated[Path, typer.Argument(metavar="FILE", help="Production document.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="Production document: YAML or CWL.")]
 Open = Annotated[bool, typer.Option("--open", help="Take files that arrive later too, until it is closed.")]
 Matching = Annotated[
     Match,
@@ -36,14 +35,23 @@ For = Annotated[
     list[str],
     typer.Option("--for", metavar="WORD=A,B", help="A production for each value of $WORD in FILE."),
 ]
+Inputs = Annotated[
+    list[Path],
+    typer.Option("--inputs", metavar="FILE", help="For CWL: values of its inputs, as YAML; one file for each run."),
+]
 SingleJobs = Annotated[bool, typer.Option("--single-jobs", help="One job for each step, on all its files.")]
 
 
 # --- before it is there ----------------------------------------------------------------------------------------
 @production.command("validate")
-def validate(file: File, values: For = [], as_json: AsJson = False) -> None:  # noqa: B006
+def validate(
+    file: File,
+    values: For = [],  # noqa: B006
+    inputs: Inputs = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
     """Check FILE: every defect is told with line and key. No input is looked at, nothing is done."""
-    document, sandbox = _read(file)
+    document, sandbox = read(file, inputs)
     with client() as api, _told_of(file):
         plans = api.validate(document, sandbox, _values(values))
     if as_json:
@@ -75,11 +83,12 @@ def validate(file: File, values: For = [], as_json: AsJson = False) -> None:  # 
 def plan(
     file: File,
     values: For = [],  # noqa: B006
+    inputs: Inputs = [],  # noqa: B006
     single_jobs: SingleJobs = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what FILE would do: inputs, tasks, bytes, processor time, and what is missing. Nothing is touched."""
-    document, sandbox = _read(file)
+    document, sandbox = read(file, inputs)
     with client() as api, _told_of(file):
         plans = api.plan(document, sandbox, _values(values), single_jobs=single_jobs)
     _show_plans(plans, as_json)
@@ -90,6 +99,7 @@ def submit(
     name: Name,
     file: File,
     values: For = [],  # noqa: B006
+    inputs: Inputs = [],  # noqa: B006
     open_: Open = False,
     match: Matching = Match.LINEAGE,
     single_jobs: SingleJobs = False,
@@ -98,7 +108,7 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Start production NAME as FILE describes, on the files that match now."""
-    document, sandbox = _read(file)
+    document, sandbox = read(file, inputs)
     with client() as api, _told_of(file):
         if dry_run:
             _show_plans(api.plan(document, sandbox, _values(values), single_jobs=single_jobs), as_json)
@@ -177,7 +187,7 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Write the production documents of a campaign from TEMPLATE."""
-    text, _ = _read(template)
+    text, _ = read(template)
     with client() as api, _told_of(template):
         folders = api.generate(text, kind, _values(values))
     paths = {to / folder / name: text for folder, documents in folders.items() for name, text in documents.items()}
@@ -301,7 +311,7 @@ def extend(
             n = api.match_again(name, dry_run=dry_run)
             _say("files", n, "more files are taken", "no other file matches", as_json)
         elif file is not None:
-            document, sandbox = _read(file)
+            document, sandbox = read(file)
             with _told_of(file):
                 added = api.extend(name, document, sandbox, open_=open_, match=match, dry_run=dry_run)
             rows = [{"step": s["number"], "name": s["name"], "type": s["job_type"], "takes": _takes(s)} for s in added]
@@ -442,28 +452,6 @@ class _told_of:  # noqa: N801  # used as a word
             lines = error.message.splitlines()
             told = lines[0] if len(lines) == 1 else "\n".join([f"{len(lines)} things to look at", *lines])
             raise type(error)(f"{self._file}: {told}", hint=error.hint) from None
-
-
-_NAMED = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)*")
-MAX_NAMED = 5_000
-"""Words of a document that are looked for as files beside it."""
-
-
-def _read(file: Path) -> tuple[str, dict[str, str]]:
-    """A production document, and the small text files beside it, or in folders beside it, that it may name."""
-    if file.stat().st_size > MAX_SANDBOX:
-        raise Invalid(f"{file} has {file.stat().st_size} bytes; a production document has at most {MAX_SANDBOX}")
-    try:
-        document = file.read_text()
-    except UnicodeDecodeError as error:
-        raise Invalid(f"{file} is not a text file: {error}") from error
-    sandbox: dict[str, str] = {}
-    named = sorted(set(_NAMED.findall(document)))[:MAX_NAMED]
-    for name in named:
-        beside = file.parent / name
-        if ".." not in beside.parts and beside != file and beside.is_file() and beside.stat().st_size <= MAX_SANDBOX:
-            sandbox[name] = beside.read_text(errors="replace")
-    return document, sandbox
 
 
 def _pair(text: str) -> tuple[str, str]:

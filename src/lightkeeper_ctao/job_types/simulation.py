@@ -107,7 +107,7 @@ class SimPipe:
 
     def recipe(self, order: JobOrder) -> JobRecipe:
         """The run of the order's task, or its entry of the ledger."""
-        configuration: Mapping[str, Any] = _needed(order.body["settings"], "simpipe_config")
+        configuration: Mapping[str, Any] = _needed(order.body["settings"], "simpipe_config")["given"]
         text, run = json.dumps(configuration, sort_keys=True), run_of_task(order)
         words = [text, str(run)] if configuration.get("job_grid_file") else ["0", str(run), text]
         ledger = (LEDGER,) if configuration.get("job_grid_file") else ()
@@ -134,7 +134,8 @@ def run_of_task(order: JobOrder) -> int:
 # --- words of the command line ---------------------------------------------------------------------------------
 def _common_words(told: Mapping[str, Any]) -> list[str]:
     """Options that all wrappers of the telescopes' simulation have."""
-    moon = [word.strip() for word in str(told.get("moon", "dark")).split(",")]
+    said = told.get("moon", "dark")
+    moon = [said] if isinstance(said, str) else said
     brightest = next((MOON_OPTION[word] for word in ("full", "half") if word in moon), None)
     sct = SCT_OPTION.get(str(told.get("sct")))
     probability = told.get("random_mono_probability")
