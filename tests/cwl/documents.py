@@ -61,11 +61,12 @@ RUN: Final = {
     ),
     "an environment and a folder that is made before": tool(
         "requirements:\n  EnvVarRequirement: {envDef: {LIGHT: bright}}\n"
-        "  InitialWorkDirRequirement: {listing: [{entryname: given.txt, entry: 'word\\n'}]}\n"
+        '  InitialWorkDirRequirement: {listing: [{entryname: given.txt, entry: "word\\n"}]}\n'
         "baseCommand: [sh, -c, 'cat given.txt; echo $LIGHT']\ninputs: {}\noutputs: {out: stdout}\nstdout: out.txt\n"
     ),
     "outputs of several kinds": tool(
-        "requirements: {InlineJavascriptRequirement: {}}\nbaseCommand: [sh, -c, 'mkdir d; echo 1 > d/a.txt; echo 2 > d/b.txt; echo 3 > c.txt']\ninputs: {}\noutputs:\n"
+        "requirements: {InlineJavascriptRequirement: {}}\n"
+        "baseCommand: [sh, -c, 'mkdir d; echo 1 > d/a.txt; echo 2 > d/b.txt; echo 3 > c.txt']\ninputs: {}\noutputs:\n"
         "  folder: {type: Directory, outputBinding: {glob: d}}\n"
         "  several: {type: 'File[]', outputBinding: {glob: '*.txt'}}\n"
         "  none: {type: 'File?', outputBinding: {glob: nothing}}\n"
