@@ -132,13 +132,14 @@ def run(
     name: Name,
     file: File,
     values: For = [],  # noqa: B006
+    inputs: Inputs = [],  # noqa: B006
     match: Matching = Match.LINEAGE,
     single_jobs: SingleJobs = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit FILE as production NAME and stay until it has ended. When no instance runs, this machine does the work, at
     the sites whose executor is local. Run again, it goes on. Exit status 1: a person is needed."""
-    document, sandbox = _read(file)
+    document, sandbox = read(file, inputs)
     with client(work=True) as api, _told_of(file):
         made = api.submit(name, document, sandbox, _values(values), match=match, single_jobs=single_jobs)
         for one in made:
