@@ -16,6 +16,7 @@ from tests.chaos.clock import pass_time
 from tests.chaos.daemon import TREE, command
 from tests.conftest import World, build_world
 from tests.engines.disks import PoweredDisk
+from tests.steps.test_work import Hands, go_on, submit
 
 from lightkeeper.steps import heal, manifests, replicate, transfer, watch
 from lightkeeper.store.db import Database
@@ -125,6 +126,71 @@ def points(world: World, step: str, chosen: Callable[[str, int], bool], after: C
     return found
 
 
+# --- outputs of jobs (T4) ------------------------------------------------------------------------------------
+def reported(world: World, name: str) -> int:
+    """A job whose outputs are uploaded and reported, and which nobody has accepted; its number."""
+    world.register(f"/test/raw/{name}.plain", night=name)
+    submit(world, {"query": {"night": name}, "group_size": 1}, name=name)
+    go_on(world)
+    hands = Hands.at(world, "North", name)
+    job = hands.claim()
+    assert job
+    report = {key: value for key, value in hands.upload(job).items() if key in ("storage", "outputs", "provenance")}
+    with world.ctx.db.transaction() as conn:
+        assert jobs.reported(conn, {job["job_id"]: report}, hands.pilot.pilot_id)
+    world.value("UPDATE job SET state_since = now() - interval '1 minute' WHERE job_id = %s", job["job_id"])
+    return job["job_id"]
+
+
+def is_accepted_once(world: World, job_id: int) -> None:
+    """Whoever died at it: the next one ends it, its output is there once, and nothing half-done is visible."""
+    world.value("UPDATE job SET state_since = now() - interval '1 minute' WHERE job_id = %s", job_id)
+    run.accept_reported(world.ctx)
+    assert world.value("SELECT state::text FROM job WHERE job_id = %s", job_id) == "Done"
+    made = "SELECT count(*) FROM file JOIN activity USING (activity_id) WHERE job_id = %s"
+    assert world.value(made, job_id) == 1
+    go_on(world)
+    world.settle()
+    assert [v for v in world.violations() if " is dark since " not in v] == []
+
+
+def accept_points(world: World, chosen: Callable[[str, int], bool], after: Callable[[], None]) -> int:
+    """Die at every chosen point of accepting; how many there were."""
+    found = 0
+    for call in CALLS:
+        for number in count(1):
+            if not chosen(call, number):
+                if number > 200:
+                    break
+                continue
+            job_id = reported(world, f"{call}-{number}")
+            dead = dies(world, "accept", call, number)
+            if dead:
+                found += 1
+                after()
+            is_accepted_once(world, job_id)
+            if not dead:
+                break
+    return found
+
+
+@pytest.mark.feature("S0-125")
+def test_killed_at_some_system_calls_of_accepting_outputs_appear_once(world: World):
+    chance = random.Random(f"{SEED} accept")
+    some = {("renameat", 1), ("fsync", chance.randrange(1, 4)), ("sendto", chance.randrange(5, 40))}
+    assert accept_points(world, lambda call, number: (call, number) in some, lambda: None) >= 1
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+@pytest.mark.feature("S0-125")
+def test_killed_at_any_system_call_of_accepting_outputs_appear_once(world: World, capsys):
+    found = accept_points(world, lambda _call, _number: True, lambda: None)
+    with capsys.disabled():
+        print(f"\naccept: killed at {found} points")
+    assert found > 20
+
+
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.feature("X-02")
 def test_killed_at_some_system_calls_of_a_step_nothing_is_lost(world: World, step: str):
@@ -172,4 +238,19 @@ def test_without_power_at_any_system_call_of_a_step_nothing_is_lost(
     found = points(world, step, lambda _call, _number: True, cut_power)
     with capsys.disabled():
         print(f"\n{step}: without power at {found} points")
+    assert found > 20
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+def test_without_power_at_any_system_call_of_accepting_outputs_appear_once(powered: tuple[World, PoweredDisk], capsys):
+    world, disk = powered
+
+    def cut_power() -> None:
+        disk.cut_power()
+        assert [v for v in world.violations() if " is dark since " not in v] == [], "what was acknowledged is not there"
+
+    found = accept_points(world, lambda _call, _number: True, cut_power)
+    with capsys.disabled():
+        print(f"\naccept: without power at {found} points")
     assert found > 20

@@ -37,6 +37,7 @@ from lightkeeper.steps import (
     ingest,
     manifests,
     produce,
+    productions,
     replicate,
     rules,
     run,
@@ -317,7 +318,7 @@ class History(RuleBasedStateMachine):
         self.world.value("UPDATE job SET state_since = now() - interval '1 day' WHERE state = 'Completing'")
         heal.release_abandoned(self.world.ctx)
         run.accept_reported(self.world.ctx)
-        produce.close(self.world.ctx, "p")
+        productions.close(self.world.ctx, "p")
         for number in range(60):
             if number % 10 == 0:
                 pass_time(self.world, hours=2)  # what was given up is tried again

@@ -14,7 +14,7 @@ from tests.conftest import NoPilots, World
 from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.domain.errors import Conflict, Invalid, Refused, Unavailable
 from lightkeeper.domain.fixity import fixity_of
-from lightkeeper.steps import heal, produce, report, run, transform
+from lightkeeper.steps import heal, produce, productions, report, run, transform
 from lightkeeper.store import jobs, reports
 from lightkeeper.store.reports import TransformationSummary
 
@@ -443,7 +443,7 @@ def test_an_open_production_ends_when_it_is_closed(world: World):
     submit(world, {"query": {"level": 0}, "group_size": 5}, open_=True)
     go_on(world)
     assert "until it is closed" in report.transformation(world.ctx, 1).waits_for
-    assert produce.close(world.ctx, "p") == 1
+    assert productions.close(world.ctx, "p") == 1
     do_all(world, Hands.at(world, "North"))
     assert world.value("SELECT state::text FROM production") == "Completed"
 

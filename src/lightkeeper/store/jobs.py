@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg import Connection
 from psycopg.rows import class_row
@@ -149,14 +149,15 @@ _CLAIMED = SQL("""
 
 def begin(conn: Connection, job_ids: Sequence[int], pilot_id: int, site_id: int) -> list[ClaimedJob]:
     """These jobs, taken out of the queue, are on a pilot now."""
-    conn.execute(
-        """
-        UPDATE job SET pilot_id = %s, site_id = %s, started = now(), minor_status = 'Initializing Job'
-         WHERE job_id = ANY(%s)
-        """,
-        (pilot_id, site_id, list(job_ids)),
+    ours = move(
+        conn,
+        job_ids,
+        Job.WAITING,
+        Job.RUNNING,
+        also="pilot_id = %(pilot)s, site_id = %(site)s, started = now(), minor_status = 'Initializing Job'",
+        pilot=pilot_id,
+        site=site_id,
     )
-    ours = move(conn, job_ids, Job.WAITING, Job.RUNNING)
     conn.execute("INSERT INTO job_alive (job_id, pilot_id) SELECT unnest(%s::bigint[]), %s", (ours, pilot_id))
     begun = _claimed(conn, SQL("job.job_id = ANY(%s)"), ours)
     move(conn, [job.task_id for job in begun], Task.READY, Task.RUNNING)
@@ -230,16 +231,15 @@ def reported(conn: Connection, reports: Mapping[int, Mapping[str, Any]], pilot_i
         jobs=list(reports),
         pilot=pilot_id,
     )
-    conn.execute(
-        """
-        UPDATE job SET report = w.report, minor_status = 'Uploading Output Data', exit_code = 0
-          FROM unnest(%s::bigint[], %s::jsonb[]) AS w (job_id, report)
-         WHERE job.job_id = w.job_id
-        """,
-        (ours, [Jsonb(dict(reports[job_id])) for job_id in ours]),
-    )
     conn.execute("DELETE FROM job_alive WHERE job_id = ANY(%s)", (ours,))
-    return move(conn, ours, Job.RUNNING, Job.COMPLETING)
+    return move(
+        conn,
+        ours,
+        Job.RUNNING,
+        Job.COMPLETING,
+        also="report = %(reports)s::jsonb -> job_id::text, minor_status = 'Uploading Output Data', exit_code = 0",
+        reports=Jsonb({str(job_id): dict(reports[job_id]) for job_id in ours}),
+    )
 
 
 def reported_before(conn: Connection, job_ids: Sequence[int], pilot_id: int) -> list[int]:
@@ -305,14 +305,8 @@ def completing_jobs(conn: Connection, older_than: timedelta) -> list[int]:
 def accepted(conn: Connection, done: Sequence[CompletingJob]) -> None:
     """The outputs of these jobs are registered: they and their tasks are done."""
     ids = [job.job_id for job in done]
-    conn.execute(
-        """
-        UPDATE job SET ended = now(), minor_status = 'Execution Complete', application_status = ''
-         WHERE job_id = ANY(%s)
-        """,
-        (ids,),
-    )
-    move(conn, ids, Job.COMPLETING, Job.DONE)
+    also: LiteralString = "ended = now(), minor_status = 'Execution Complete', application_status = ''"
+    move(conn, ids, Job.COMPLETING, Job.DONE, also=also)
     move(conn, [job.task_id for job in done], Task.RUNNING, Task.DONE)
     notify(conn, "task")
 

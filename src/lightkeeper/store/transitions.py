@@ -1,6 +1,7 @@
 """The only statements that change a state. Guarded by the state it comes from; each leaves a line of history."""
 
 from collections.abc import Sequence
+from typing import Any, LiteralString
 
 from psycopg import Connection
 from psycopg.sql import SQL, Identifier
@@ -8,8 +9,18 @@ from psycopg.sql import SQL, Identifier
 from lightkeeper.domain.states import Replica, State, allowed
 
 
-def move(conn: Connection, ids: Sequence[int], source: State, target: State, why: str = "") -> list[int]:
-    """Move the rows `ids` of the kind that `source` belongs to; return those that moved, in order.
+def move(
+    conn: Connection,
+    ids: Sequence[int],
+    source: State,
+    target: State,
+    why: str = "",
+    *,
+    also: LiteralString = "",
+    **values: Any,
+) -> list[int]:
+    """Move the rows `ids` of the kind that `source` belongs to; return those that moved, in order. `also` sets other
+    columns with it, from `values`.
 
     A row that is no longer in `source` does not move: of two workers the slower changes nothing. Replicas have
     keys of two parts: see `move_replicas`.
@@ -18,15 +29,15 @@ def move(conn: Connection, ids: Sequence[int], source: State, target: State, why
     table = type(source).__name__.lower()
     query = SQL("""
         WITH moved AS (
-            UPDATE {table} SET state = %(target)s, state_since = now()
+            UPDATE {table} SET state = %(target)s, state_since = now(){also}
              WHERE {key} = ANY(%(ids)s) AND state = %(source)s
          RETURNING {key} AS id),
         line AS (
             INSERT INTO history (kind, id, source, target, why)
             SELECT %(kind)s, id, %(source)s, %(target)s, %(why)s FROM moved)
         SELECT id FROM moved ORDER BY id
-    """).format(table=Identifier(table), key=Identifier(f"{table}_id"))
-    params = {"ids": list(ids), "source": str(source), "target": str(target), "kind": table, "why": why}
+    """).format(table=Identifier(table), key=Identifier(f"{table}_id"), also=SQL(f", {also}" if also else ""))
+    params = {"ids": list(ids), "source": str(source), "target": str(target), "kind": table, "why": why} | values
     return [line[0] for line in conn.execute(query, params).fetchall()]
 
 
