@@ -18,7 +18,8 @@ from tests.conftest import World, build_world
 from tests.engines.disks import PoweredDisk
 from tests.steps.test_work import Hands, go_on, submit
 
-from lightkeeper.steps import heal, manifests, replicate, transfer, watch
+from lightkeeper.steps import heal, manifests, replicate, run, transfer, watch
+from lightkeeper.store import jobs
 from lightkeeper.store.db import Database
 
 SEED = int(os.environ.get("LIGHTKEEPER_TEST_SEED", "1"))
