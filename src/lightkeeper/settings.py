@@ -70,7 +70,7 @@ class Settings(BaseSettings):
         description="Where refused deliveries go: a folder's name, made in `.lightkeeper` of the storage that they "
         "were made to; or an absolute path on this machine, which has a folder for each storage then.",
     )
-    ingest_batch: int = Field(500, ge=1, description="Deliveries registered in one transaction.")
+    ingest_batch: int = Field(1000, ge=1, description="Deliveries registered in one transaction.")
     ingest_processes: int = Field(
         2, ge=1, description="Processes that verify files. A file on which nothing moves does not count as one."
     )

@@ -208,4 +208,4 @@ def test_whatever_is_announced_ends_as_registered_or_refused_with_the_reason(fre
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 def test_ten_thousand_things_that_happen_to_deliveries_break_no_promise(fresh_worlds):
-    histories(fresh_worlds, 100, 100)
+    histories(fresh_worlds, int(os.environ.get("LIGHTKEEPER_TEST_HISTORIES", "100")), 100)

@@ -118,10 +118,10 @@ def test_an_answer_that_is_none_is_known_as_such():
 
 def test_a_reading_is_the_same_after_it_was_told(world: World):
     world.deliver("/test/raw/n1.plain", kind="muon", number=7)
-    answers: SimpleQueue[tuple[int, Reading]] = SimpleQueue()
+    answers: SimpleQueue[list[tuple[int, Reading]]] = SimpleQueue()
     storage = world.ctx.local_storage(next(s for s in world.storages if s.name == "mountain"))
     verifier(world.ctx).read([Order(5, pickled(storage), "/test/raw/n1.plain", answers)])
-    number, reading = answers.get(timeout=30)
+    ((number, reading),) = answers.get(timeout=30)
     assert number == 5
     assert reading.found is Found.FILE
     assert reading.product

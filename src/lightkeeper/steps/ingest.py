@@ -66,7 +66,7 @@ class Ingest:
         self._read: list[_Read] = []
         """What has been read and is not dealt with yet, because the database failed meanwhile."""
         self._numbers = count()
-        self._answers: SimpleQueue[tuple[int, Reading]] = SimpleQueue()
+        self._answers: SimpleQueue[list[tuple[int, Reading]]] = SimpleQueue()
         self._renewed = time.monotonic()
         self._beside = ThreadPoolExecutor(1, "triggers")
         self._removed = self._beside.submit(int)
@@ -136,10 +136,10 @@ class Ingest:
         end = time.monotonic() + PAUSE
         while self.in_hand and len(self._read) < batch:
             try:
-                number, reading = self._answers.get(timeout=max(0.0, end - time.monotonic()))
+                told = self._answers.get(timeout=max(0.0, end - time.monotonic()))
             except Empty:
                 return
-            self._read.append(_Read(*self.in_hand.pop(number), reading))
+            self._read += [_Read(*self.in_hand.pop(number), reading) for number, reading in told]
 
 
 def _admitted(ctx: Context, read: Sequence[_Read]) -> list[_Read]:

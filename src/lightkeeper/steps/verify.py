@@ -44,12 +44,13 @@ LONGEST = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A delivery to be read, and where its Reading is wanted, with its number. `storage` is from `pickled`."""
+    """A delivery to be read, and where its Reading is wanted, with its number and beside others. `storage` is from
+    `pickled`."""
 
     number: int
     storage: str
     path: str
-    answers: "SimpleQueue[tuple[int, Reading]]"
+    answers: "SimpleQueue[list[tuple[int, Reading]]]"
 
 
 def pickled(storage: LocalStorage) -> str:
@@ -184,7 +185,7 @@ def _numbered(order: Order) -> _Hand:
 
 def _answer(orders: _Hand, reading: Reading) -> None:
     for order in orders.values():
-        order.answers.put((order.number, reading))
+        order.answers.put([(order.number, reading)])
 
 
 def _take(line: bytes, hand: _Hand) -> bool:
@@ -193,10 +194,13 @@ def _take(line: bytes, hand: _Hand) -> bool:
         told = [(number, Reading.from_json(reading)) for number, reading in json.loads(line)]
     except (ValueError, TypeError, RecursionError, LightkeeperError):
         return False
+    by_queue: dict[int, tuple[Order, list[tuple[int, Reading]]]] = {}
     for number, reading in told:
         order = hand.pop(number, None)
         if order:
-            order.answers.put((order.number, reading))
+            by_queue.setdefault(id(order.answers), (order, []))[1].append((order.number, reading))
+    for order, those in by_queue.values():
+        order.answers.put(those)
     return True
 
 
