@@ -13,7 +13,7 @@ from lightkeeper.domain.errors import Conflict, Corrupt, Invalid, NotFound
 from lightkeeper.domain.names import parse_lfn
 from lightkeeper.domain.nights import Stream, gaps, lacks
 from lightkeeper.domain.states import Night, Replica
-from lightkeeper.steps import audit, nights, topology
+from lightkeeper.steps import audit, nights, quarantine, topology
 from lightkeeper.store import nights as store
 from lightkeeper.store import transfers, transitions
 from lightkeeper.store.nights import Expected
@@ -54,6 +54,17 @@ def test_a_night_is_counted_by_what_came_is_preserved_and_freed(world: World):
     assert sum(part.bytes for part in report.divisions) == report.summary.bytes
     assert report.lacks == []
     assert counted(world) == []
+
+
+def test_a_refused_delivery_stays_in_the_story_of_its_night_when_it_is_discarded(world: World):
+    world.deliver(f"/test/{NIGHT}/bad.plain", "size=1")
+    world.ingest()
+    quarantine.discard(world.ctx, quarantine.Which(pattern="*"), "maria", "a test")
+    (night,) = nights.find(world.ctx)
+    assert (night.files, night.refused) == (0, 1)
+    (refused,) = nights.refused(world.ctx, NIGHT)
+    assert "1 bytes" in refused.reason
+    assert refused.reason.endswith("; its file was discarded")
 
 
 def test_a_refused_delivery_is_told_with_its_night_and_reason(world: World):

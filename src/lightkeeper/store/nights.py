@@ -138,6 +138,8 @@ def refused_without_night(conn: Connection, limit: int) -> list[tuple[int, str]]
     return conn.execute(
         """
         SELECT trigger_id, path FROM trigger WHERE state = 'Quarantined' AND night IS NULL
+         UNION ALL
+        SELECT trigger_id, path FROM trigger WHERE state = 'Discarded' AND night IS NULL
          ORDER BY trigger_id LIMIT %s
         """,
         (limit,),
@@ -155,7 +157,7 @@ def put_refused(conn: Connection, nights: Sequence[tuple[int, str]]) -> None:
         """
         UPDATE trigger t SET night = w.night
           FROM unnest(%s::bigint[], %s::text[]) AS w (trigger_id, night)
-         WHERE t.trigger_id = w.trigger_id AND t.state = 'Quarantined'
+         WHERE t.trigger_id = w.trigger_id AND t.state IN ('Quarantined', 'Discarded')
         """,
         ([trigger_id for trigger_id, _ in nights], [name for _, name in nights]),
     )
@@ -181,7 +183,8 @@ def summaries(conn: Connection, limit: int, night: str | None = None) -> list[Su
                  FROM night_count c
                 WHERE c.night_id = n.night_id AND coalesce(c.level, 0) = 0) c
          CROSS JOIN LATERAL (
-               SELECT count(*) AS refused FROM trigger t WHERE t.state = 'Quarantined' AND t.night = n.name) r
+               SELECT (SELECT count(*) FROM trigger t WHERE t.state = 'Quarantined' AND t.night = n.name)
+                    + (SELECT count(*) FROM trigger t WHERE t.state = 'Discarded' AND t.night = n.name) AS refused) r
          WHERE (%(night)s::text IS NULL OR n.name = %(night)s)
            AND (c.files > 0 OR n.n_expected > 0 OR r.refused > 0)
          ORDER BY n.name DESC
@@ -322,8 +325,12 @@ def refused(conn: Connection, night: str, limit: int) -> list[Refused]:
         conn,
         Refused,
         """
-        SELECT path, coalesce(reason, '') AS reason FROM trigger
-         WHERE state = 'Quarantined' AND night = %(night)s
+        SELECT path, reason
+          FROM (SELECT trigger_id, path, coalesce(reason, '') AS reason
+                  FROM trigger WHERE state = 'Quarantined' AND night = %(night)s
+                 UNION ALL
+                SELECT trigger_id, path, coalesce(reason, '') || '; its file was discarded'
+                  FROM trigger WHERE state = 'Discarded' AND night = %(night)s) t
          ORDER BY trigger_id LIMIT %(limit)s
         """,
         night=night,

@@ -370,6 +370,8 @@ CREATE TABLE trigger (
 -- One open delivery per name; the same name may be delivered again later.
 CREATE UNIQUE INDEX trigger_open ON trigger (storage_id, path) WHERE state = 'Accepted';
 CREATE INDEX trigger_refused ON trigger (night, trigger_id) WHERE state = 'Quarantined';
+CREATE INDEX trigger_discarded ON trigger (night, trigger_id)
+    WHERE state <> 'Accepted' AND state <> 'Registered' AND state <> 'Quarantined';
 CREATE INDEX trigger_queue ON trigger (not_before, trigger_id) WHERE state = 'Accepted';
 
 -- ============================================================================================ policies, transfers, deletion
