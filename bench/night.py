@@ -2,7 +2,8 @@
 is run: from the first trigger until every file has two verified copies at data centres and none is left on site.
 
 Every file leaves the site once, for one centre, and goes from there to the other. The site's line and the line between
-the centres are held to a rate by the topology; `make bench-link` measures that such a rate is kept, and used. The peer
+the centres are held to a rate by the topology; `make bench-link` measures that such a rate is kept, and used. Of the
+four streams that an instance carries, two fill the site's line and leave two for the line between the centres. The peer
 is the time that the bytes need on the site's line at that rate, with nothing else to do. The files are valid DL0,
 written before the clock starts; their triggers appear at once, which is harder than a night. Everything shares this
 machine: the database, verifying, and reading, writing and reading back at both ends.
@@ -58,6 +59,7 @@ def run(scale: str) -> list[Measure]:
         telescopes = tuple(e for e in ELEMENTS.values() if e.is_telescope and e.name.startswith(("LSTN", "MSTN")))
         plan = NightPlan(home / "mountain", NIGHT, telescopes, n, SIZE, observations=2, triggers=False)
         made = stamp_night(plan)
+        os.sync()  # a night is written in ten hours: its files lie on the disk when their triggers come
         data = sorted((home / "mountain").rglob("*.fits.fz"))
         settings = Settings(home=home / "home", port=0, log_format="json")
         with Instance(settings, log=Silent()) as instance:
