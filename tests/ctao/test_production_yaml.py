@@ -287,6 +287,7 @@ def test_a_stray_key_of_the_slide_is_told():
 
 
 # --- what is refused ------------------------------------------------------------------------------------
+@pytest.mark.feature("S1-008")
 @pytest.mark.parametrize(
     ("text", "told"),
     [

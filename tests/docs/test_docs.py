@@ -216,12 +216,15 @@ def running_pages(
         }
 
 
+def marks_of(page: Path) -> list[pytest.MarkDecorator]:
+    """What a page needs, and what it proves."""
+    marks = [pytest.mark.ctapipe] if page.name in WITH_CTAPIPE else []
+    return [*marks, pytest.mark.feature("S0-127W")] if page.name == "first-production.md" else marks
+
+
 @pytest.mark.parametrize(
     "page",
-    [
-        pytest.param(page, marks=[pytest.mark.ctapipe] if page.name in WITH_CTAPIPE else [], id=page.name)
-        for page in WITH_COMMANDS
-    ],
+    [pytest.param(page, marks=marks_of(page), id=page.name) for page in WITH_COMMANDS],
 )
 def test_every_command_of_a_page_runs(page: Path, running_pages: dict[Path, "Future[Ran]"]):
     ran = running_pages[page].result()

@@ -142,6 +142,7 @@ def test_a_step_with_several_parents_takes_what_each_of_them_makes_and_waits_for
     assert (shown.steps[2].tasks, shown.of.state) == (1, "Completed")
 
 
+@pytest.mark.feature("S0-049")
 def test_ten_and_more_steps_keep_their_order(world: World):
     raw(world, 1)
     steps = [{"query": {"level": 0}, "group_size": 1}]
@@ -153,6 +154,33 @@ def test_ten_and_more_steps_keep_their_order(world: World):
     assert [node.parents for node in shown.nodes] == [(), *((n,) for n in range(1, 12))]
     assert shown.of.state == "Completed"
     assert world.value("SELECT max((meta ->> 'level')::int) FROM meta_set") == 12
+
+
+@pytest.mark.feature("S0-060", "S1-002", "S1-019N")
+def test_sixteen_steps_with_branches_run_and_merge_all_that_a_parent_made_into_one(world: World):
+    kinds = "abcdefgh"
+    for number, kind in enumerate(kinds):
+        raw(world, 2, first=10 * number, kind=kind)
+    every = {"query": {"level": 0}, "group_size": 1, "group_by": "kind"}
+    branches = [{"parent": 1, "query": {"level": 1, "kind": kind}, "group_size": 2} for kind in kinds]
+    merged = [{"parent": n, "query": {"level": n}, "group_size": 10_000} for n in range(2, 9)]
+    submit(world, "p", every, *branches, *merged)
+    do_all(world, Hands.at(world, "North"))
+    shown = show(world)
+    assert (len(shown.steps), shown.of.state) == (16, "Completed")
+    assert [step.tasks for step in shown.steps] == [16, *[1] * 8, *[1] * 7]
+    assert [node.parents for node in shown.nodes[9:]] == [(n,) for n in range(2, 9)]
+
+
+@pytest.mark.feature("S1-006")
+def test_what_one_production_makes_is_the_input_of_the_next(world: World):
+    raw(world, 4)
+    submit(world, "one", RAW)
+    do_all(world, Hands.at(world, "North"))
+    submit(world, "two", {"query": {"level": 1}, "group_size": 10})
+    do_all(world, Hands.at(world, "North", "other hands"))
+    assert {name.rsplit("/", 1)[0] for name in inputs(world, "two", 1)} == {"/test/products/1"}
+    assert show(world, "two").of.state == "Completed"
 
 
 def test_only_so_many_files_are_taken_as_the_document_says_the_first_by_name(world: World):
