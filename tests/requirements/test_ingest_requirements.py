@@ -19,7 +19,7 @@ from lightkeeper.store import catalog, provenance, triggers
 from lightkeeper.store import topology as topology_store
 from lightkeeper_ctao.acada_ingest import checked, only_one
 from lightkeeper_ctao.dl0 import Dl0Reader
-from lightkeeper_ctao.layout import lfn_of
+from lightkeeper_ctao.layout import ELEMENTS, lfn_of
 from lightkeeper_ctao.simulate import hand_in
 
 Until = Callable[[Callable[[], bool]], None]
@@ -249,6 +249,23 @@ def test_I_18_many_files_come_in_side_by_side(site: Site):
     names = site.night(files=60, telescopes=("LSTN-01", "LSTN-02", "MSTN-01", "MSTN-02"))
     site.ingest()
     assert site.lfns() == set(names)
+
+
+@pytest.mark.feature("S0-020")
+def test_I_18_files_of_all_telescopes_of_the_north_come_in_and_one_of_a_telescope_that_does_not_exist_is_refused(
+    site: Site,
+):
+    north = tuple(name for name, one in ELEMENTS.items() if one.is_telescope and one.site == "CTAO-North")
+    names = site.night(files=15, telescopes=north)
+    stranger = next(lfn for lfn in names if "/LSTN-04/" in lfn).replace("LSTN-04", "LSTN-05")
+    site.local(stranger).parent.mkdir(parents=True)
+    site.local(stranger).write_bytes(site.local(stranger.replace("LSTN-05", "LSTN-04")).read_bytes())
+    site.trigger(stranger).symlink_to(site.local(stranger).name)
+    site.ingest()
+    assert len(north) == 13
+    assert site.lfns() == set(names)
+    assert {file.meta["array_element"] for file in site.files()} == {*north, "ARRAY"}
+    assert "'LSTN-05' is not an array element of the observatory" in site.reasons()[stranger]
 
 
 def test_I_19_a_scan_finds_what_is_new(site: Site):

@@ -212,6 +212,20 @@ def test_what_a_job_makes_is_judged_as_what_is_delivered(world: World):
     assert world.copies(made)
 
 
+@pytest.mark.feature("S2-034")
+def test_what_was_put_by_a_person_and_what_was_delivered_are_input_to_jobs_alike(world: World):
+    put(world, "/test/raw/put.plain", written(level=0))
+    world.deliver("/test/raw/delivered.plain")
+    world.ingest()
+    world.settle()
+    submit(world, {"query": {"level": 0}, "group_size": 2})
+    go_on(world)
+    job = Hands.at(world, "North").claim()
+    assert job is not None
+    used = world.value("SELECT array_agg(f.name ORDER BY f.name) FROM task_input i JOIN file f USING (file_id)")
+    assert used == ["delivered.plain", "put.plain"]
+
+
 # --- commands --------------------------------------------------------------------------------------------------
 @pytest.fixture
 def command(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:

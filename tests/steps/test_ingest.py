@@ -45,6 +45,7 @@ def test_a_delivered_file_is_registered_with_its_metadata_replica_and_provenance
     assert not delivered.with_name(delivered.name + ".trigger").is_symlink()
 
 
+@pytest.mark.feature("S3-029")
 def test_a_file_without_a_trigger_is_not_touched(world: World):
     delivered = world.deliver(FILE, trigger=False)
     world.ingest()
