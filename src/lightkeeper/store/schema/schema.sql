@@ -841,6 +841,7 @@ CREATE TABLE task (
     rescheduled       smallint NOT NULL DEFAULT 0      -- the same after what is around it failed
 ) WITH (fillfactor = 80);
 CREATE INDEX task_of ON task (transformation_id, task_id);
+CREATE INDEX task_open ON task (transformation_id) WHERE state IN ('Ready', 'Running', 'Failed');
 CREATE UNIQUE INDEX task_number ON task (transformation_id, number) WHERE number IS NOT NULL;
 CREATE INDEX task_ready ON task (not_before) WHERE state = 'Ready';
 

@@ -7,6 +7,7 @@ ALTER TABLE task ADD COLUMN reassigned smallint NOT NULL DEFAULT 0;
 ALTER TABLE task ADD COLUMN rescheduled smallint NOT NULL DEFAULT 0;
 UPDATE task SET reassigned = greatest(attempts - 1, 0) WHERE attempts > 1 AND state IN ('Ready', 'Running', 'Failed');
 
+CREATE INDEX task_open ON task (transformation_id) WHERE state IN ('Ready', 'Running', 'Failed');
 CREATE INDEX job_done ON job (transformation_id, minor_status, application_status, site_id) WHERE state = 'Done';
 
 CREATE TABLE keeper_options (
