@@ -12,13 +12,14 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -128,6 +129,7 @@ class Pilot:
                     for name, parameter in _outputs(job, folder)
                 ],
                 "provenance": [_read_text(folder / "out" / name) for name in job["provenance_logs"]],
+                "environment": _environment(job),
                 "log": _tail(log),
                 "bad_replicas": bad,
             }
@@ -200,11 +202,14 @@ class Pilot:
         environment = {key: value for key, value in os.environ.items() if key != SECRET}
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
         environment |= job["environment"]
+        if programs := _programs(job):
+            environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
         kept = [name for name in ("NUMBA_CACHE_DIR", "XDG_CONFIG_HOME", *job["environment"]) if name in environment]
         command = [
             *CWLTOOL,
             *CWLTOOL_OPTIONS,
-            _engine(job.get("container", ""), environment["PATH"]),
+            _engine(_container(job), environment["PATH"]),
+            *_default_container(job),
             *(f"--preserve-environment={name}" for name in kept),
             "tool.cwl",
             "inputs.json",
@@ -310,6 +315,35 @@ def _die_with_parent() -> None:
     """Linux: the tool is killed when the pilot disappears, so that a killed pilot leaves no work running."""
     if sys.platform == "linux":
         _LIBC.prctl(1, signal.SIGKILL)
+
+
+def _programs(job: Mapping[str, Any]) -> Path | None:
+    """The folder of the programs that the job's software declares; raises JobFailed when it is not here."""
+    software = job.get("software")
+    if software is None or software["kind"] == "container":
+        return None
+    place = Path(software["place"])
+    programs = place / "bin" if (place / "bin").is_dir() else place
+    if not programs.is_dir():
+        raise JobFailed("Software not found", f"{software['name']} is declared to be in {place}, which is not here")
+    return programs
+
+
+def _container(job: Mapping[str, Any]) -> str:
+    declared = (job.get("software") or {}).get("kind") == "container"
+    return "needed" if declared else job.get("container", "")
+
+
+def _default_container(job: Mapping[str, Any]) -> list[str]:
+    software = job.get("software") or {}
+    return [f"--default-container={software['place']}"] if software.get("kind") == "container" else []
+
+
+def _environment(job: Mapping[str, Any]) -> dict[str, str]:
+    """What a job ran in, for its provenance."""
+    software = job.get("software")
+    declared = {"declared": f"{software['kind']} {software['place']}"} if software else {}
+    return declared | {"host": socket.gethostname(), "cwltool": version("cwltool")}
 
 
 def _engine(container: str, path: str) -> str:

@@ -61,7 +61,12 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
     home = tmp_path_factory.mktemp("cwl")
     root = home / "north"
     root.mkdir()
-    settings = Settings(home=home, port=0, heartbeat=1, pilot_idle=20, retry_after=0.2)
+    programs = home / "lamp-1.0" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "lamp").write_text("#!/bin/sh\necho bright\n")
+    (programs / "lamp").chmod(0o755)
+    software = {"lamp 1.0": f"venv:{programs.parent}", "lamp 2.0": "container:example.org/lamp:2"}
+    settings = Settings(home=home, port=0, heartbeat=1, pilot_idle=20, retry_after=0.2, software=software)
     with (
         Instance(settings, log=make_log(settings)) as instance,
         Client(instance.url, (home / "run" / "operator.token").read_text()) as client,
@@ -159,6 +164,15 @@ def test_a_container_that_is_needed_fails_where_there_is_no_engine_and_one_that_
     document = tool("baseCommand: [echo, x]\ninputs: {}\noutputs: {out: stdout}\nstdout: out.txt\n")
     wanted = document + "hints: {DockerRequirement: {dockerPull: 'debian:12'}}\n"
     assert here.run("wanted", wanted, AS_JOB)[0]["outputs"] == 1
+
+
+def test_software_is_found_where_it_is_declared_to_be_and_that_is_recorded(here: Here):
+    document = tool("baseCommand: lamp\ninputs: {}\noutputs: {out: stdout}\nstdout: lamp.txt\n")
+    hint = 'hints: {SoftwareRequirement: {packages: {lamp: {version: ["1.0"]}}}}\n'
+    assert here.run("lamp", document + hint, AS_JOB)[0]["outputs"] == 1
+    assert here.made("lamp", "out") == {"lamp.txt": "bright\n"}
+    (lfn,) = [f["lfn"] for f in here.client.files({"output": "out"}) if f["lfn"].endswith("/lamp.txt")]
+    assert "lamp-1.0" in str(here.client.why(lfn))
 
 
 def test_nothing_is_broken_afterwards(here: Here):

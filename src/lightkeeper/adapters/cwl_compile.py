@@ -47,6 +47,7 @@ def compile_step(
         "inherit": list(step.hints.inherit),
         "sandbox": {k: text for one in sources.values() if isinstance(one, Value) for k, text in one.texts.items()},
         "container": container,
+        "needs": _software(levels),
     }
     _check_outputs(step)
     taken = files[driver] if driver is not None else Files(0, False)
@@ -251,6 +252,18 @@ def _levels(step: Step, document: Mapping[str, Any]) -> list[tuple[Any, Any]]:
         levels.append((step.written.get("requirements"), step.written.get("hints")))
         levels.append((step.tool.get("requirements"), step.tool.get("hints")))
     return levels
+
+
+def _software(levels: list[tuple[Any, Any]]) -> str:
+    """Name and version of the first package that a SoftwareRequirement names, the innermost."""
+    for requirements, hints in reversed(levels):
+        for level in (requirements, hints):
+            told = by_class(level).get("SoftwareRequirement", {}).get("packages", {})
+            packages = told.items() if isinstance(told, Mapping) else [(one["package"], one) for one in told]
+            for name, one in packages:
+                versions = one.get("version", []) if isinstance(one, Mapping) else []
+                return " ".join([str(name), *map(str, versions[:1])])
+    return ""
 
 
 def _container(levels: list[tuple[Any, Any]]) -> str:

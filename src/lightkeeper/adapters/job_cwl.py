@@ -33,6 +33,7 @@ class CwlJob:
             sandbox=dict(body["sandbox"]),
             collected=tuple(body["outputs"]),
             container=body["container"],
+            needs=body["needs"],
         )
 
     def collect(

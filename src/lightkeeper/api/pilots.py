@@ -60,6 +60,7 @@ class Finished(Body):
     storage: Text
     outputs: list[Output]
     provenance: list[Text]
+    environment: dict[Text, Text] = Field(default_factory=dict)
     log: Text
     bad_replicas: tuple[BadReplica, ...] = ()
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from lightkeeper.domain.catalog import MetaValue
-from lightkeeper.domain.errors import Conflict
+from lightkeeper.domain.errors import Conflict, Invalid
 from lightkeeper.domain.names import Lfn
 
 
@@ -177,7 +177,8 @@ class JobRecipe:
     job's folder, files to be laid into that folder first, the outputs, and the names of the provenance logs the
     tool leaves among its outputs (patterns are not allowed). `collected` are the tool's outputs whose files have names
     that only the run tells: their job type says in `collect` what they are. `software` is told of a run that keeps no
-    provenance log of its own. `container`: '', 'wanted' or 'needed'."""
+    provenance log of its own. `container`: '', 'wanted' or 'needed'. `needs`: name and version of the software that it
+    runs, which may be declared to be somewhere."""
 
     cwl: str
     inputs: Mapping[str, Any]
@@ -188,6 +189,24 @@ class JobRecipe:
     collected: tuple[str, ...] = ()
     software: Mapping[str, str] = field(default_factory=dict[str, str])
     container: str = ""
+    needs: str = ""
+
+
+# --- software ------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Software:
+    """Where software is: in a virtual environment, in a folder of a file system that all sites mount, in an image."""
+
+    kind: str
+    place: str
+
+
+def parse_software(text: str) -> Software:
+    """Read `venv:/opt/x`, `cvmfs:/cvmfs/x` or `container:image`."""
+    kind, _, place = text.partition(":")
+    if kind not in ("venv", "cvmfs", "container") or not place or (kind != "container" and not place.startswith("/")):
+        raise Invalid(f"'{text}' says of no software where it is", hint="venv:/opt/x, cvmfs:/cvmfs/x, container:image")
+    return Software(kind, place)
 
 
 # --- decisions -----------------------------------------------------------------------------------------------

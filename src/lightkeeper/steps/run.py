@@ -11,7 +11,7 @@ lock of their task, in the transaction that registers them: no other attempt can
 import hashlib
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from itertools import islice
 from typing import Any, TypeVar, cast
@@ -24,7 +24,7 @@ from lightkeeper.domain.names import Fixity, Lfn, printable
 from lightkeeper.domain.provenance import RanActivity
 from lightkeeper.domain.sharing import suits
 from lightkeeper.domain.states import Health, Job, Pilot
-from lightkeeper.domain.work import ExpectedOutput, FoundOutput, JobInput, JobOrder, JobRecipe
+from lightkeeper.domain.work import ExpectedOutput, FoundOutput, JobInput, JobOrder, JobRecipe, parse_software
 from lightkeeper.ports import CollectingJobType, PilotOrder, Storage
 from lightkeeper.steps import admit, suspicion
 from lightkeeper.steps.queue import Queue
@@ -104,12 +104,13 @@ def claim(
         except LightkeeperError as error:
             fail(ctx, job.job_id, "Preparing the job", error.message, None)
             continue
-        orders.append(_order(job, recipe, own, sources, upload))
+        orders.append(_order(ctx, job, recipe, own, sources, upload))
     ctx.log.info("jobs claimed", jobs=[job.job_id for job in begun], pilot=pilot.name, site=pilot.site)
     return orders
 
 
 def _order(
+    ctx: Context,
     job: ClaimedJob,
     recipe: JobRecipe,
     files: Sequence[catalog.FileRow],
@@ -129,6 +130,7 @@ def _order(
         "outputs": [output.name for output in recipe.outputs],
         "collected": list(recipe.collected),
         "container": recipe.container,
+        "software": _software(ctx, recipe),
         "provenance_logs": list(recipe.provenance_logs),
         "input_files": [
             {
@@ -141,6 +143,12 @@ def _order(
         ],
         "upload": _place(upload) | {"directory": f"{JOBS}/{job.job_id}"},
     }
+
+
+def _software(ctx: Context, recipe: JobRecipe) -> dict[str, str] | None:
+    """Where the software of a job is, as far as that is declared."""
+    declared = ctx.settings.software.get(recipe.needs)
+    return asdict(parse_software(declared)) | {"name": recipe.needs} if declared is not None else None
 
 
 def alive(ctx: Context, pilot: PilotRow, statuses: Mapping[int, str]) -> list[int]:
@@ -162,7 +170,8 @@ def finish_all(ctx: Context, pilot: PilotRow, reports: Mapping[int, Mapping[str,
     Each of `reports`: storage, outputs [{name, size, sha256, adler32}], provenance [text], log, bad_replicas as below.
     """
     kept = {
-        job_id: {key: report[key] for key in ("storage", "outputs", "provenance")} for job_id, report in reports.items()
+        job_id: {key: report.get(key) for key in ("storage", "outputs", "provenance", "environment")}
+        for job_id, report in reports.items()
     }
     with ctx.db.transaction() as conn:
         taken = jobs.reported(conn, kept, pilot.pilot_id)
@@ -393,6 +402,8 @@ def _record_activities(
 ) -> dict[Lfn, int]:
     """One activity for each run that made an output, as its own log tells; returns activity ids by output."""
     made_by: dict[Lfn, int] = {}
+    ran_in: dict[str, str] = job.report.get("environment") or {}
+    declared = {"environment": ran_in["declared"]} if "declared" in ran_in else {}
     agent = f"job {job.job_id}, attempt {job.attempt} of task {job.task_id}, at {job.site}"
     for activity in activities:
         outputs = [o for o in recipe.outputs if o.name in activity.generated]
@@ -402,12 +413,12 @@ def _record_activities(
             conn,
             name=activity.name,
             agent=agent,
-            software=dict(islice(activity.software.items(), 2)) | {"lightkeeper": __version__},
+            software=dict(islice(activity.software.items(), 2)) | declared | {"lightkeeper": __version__},
             started=activity.started,
             ended=activity.ended,
             uuid=activity.uuid,
             job_id=job.job_id,
-            environment=activity.software,
+            environment=dict(activity.software) | ran_in,
             configuration=activity.configuration,
             used=[input_ids[lfn] for output in outputs for lfn in output.sources],
         )
@@ -420,8 +431,9 @@ def _record_activities(
                 conn,
                 name=job.job_type,
                 agent=agent,
-                software=dict(recipe.software) | {"lightkeeper": __version__},
+                software=dict(recipe.software) | declared | {"lightkeeper": __version__},
                 job_id=job.job_id,
+                environment=ran_in,
                 configuration=recipe.inputs,
                 used=[input_ids[lfn] for lfn in output.sources],
             )

@@ -60,6 +60,7 @@ class CtapipeProcessing:
             },
             outputs=tuple(outputs),
             sandbox=dict(body["sandbox"]),
+            needs=product.needs(body),
             provenance_logs=tuple(product.provenance_name(name) for name in plain),
         )
 

@@ -13,6 +13,7 @@ hints:
   lightkeeper:JobType:
     name: EvnDispProcessing
     transformation: DataReprocessing
+    package: evndisp
 
 inputs:
   sources: {type: "File[]", doc: simulated runs}

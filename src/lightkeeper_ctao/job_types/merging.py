@@ -37,6 +37,7 @@ class Merging:
             },
             outputs=(ExpectedOutput(name, lfn, meta, product.lfns(order.inputs)),),
             sandbox=dict(body["sandbox"]),
+            needs=product.needs(body),
             provenance_logs=(product.provenance_name(name),),
         )
 

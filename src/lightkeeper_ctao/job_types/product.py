@@ -80,6 +80,11 @@ def cwl_text(name: str) -> str:
     return (files("lightkeeper_ctao.job_types") / name).read_text()
 
 
+def needs(body: Mapping[str, Any], package: str = "ctapipe") -> str:
+    """Name and version of the software that a step runs, as it may be declared."""
+    return f"{body.get('software', {}).get('package', package)} {body['version']}"
+
+
 def as_text(document: Mapping[str, Any]) -> str:
     """A CWL document as one text."""
     return json.dumps(document)

@@ -172,6 +172,7 @@ def _recipe(
         provenance_logs=provenance_logs,
         collected=tuple(collected),
         software={str(order.body["program"]): str(order.body["version"])},
+        needs=product.needs(order.body, str(order.body["program"])),
     )
 
 

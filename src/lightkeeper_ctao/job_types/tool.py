@@ -36,13 +36,15 @@ OF_EACH = ("source", *NAMES)
 @dataclass(frozen=True, slots=True)
 class Hint:
     """What the hint says: the job type's name, the kind of transformation, what names of outputs end with unless the
-    production says so, metadata keys that its products do not have, and keys of job_config that are inputs."""
+    production says so, metadata keys that its products do not have, keys of job_config that are inputs, and the
+    software package that it is of."""
 
     name: str
     transformation: str
     extension: str = ""
     without: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
+    package: str = "ctapipe"
     models: Mapping[str, str] = field(default_factory=dict[str, str])
     """Names by which options may know a model: the programs that train it."""
 
@@ -91,6 +93,7 @@ class Tool:
             provenance_logs=tuple(logs),
             collected=tuple(collected),
             software={self.program: str(order.body["version"])},
+            needs=product.needs(order.body, self.hint.package),
         )
 
     def collect(
