@@ -109,6 +109,7 @@ class Daemon:
         return self.process.communicate(timeout=60)[0]
 
 
+@pytest.mark.nightly
 def test_C_04_a_dry_run_starts_checks_and_ends(data_path: Path, tmp_path: Path):
     daemon = Daemon(data_path, tmp_path / "home", "--dry-run")
     said = daemon.process.communicate(timeout=120)[0]
