@@ -77,7 +77,6 @@ class Settings(BaseSettings):
         "{'ctapipe v0.28.0': 'venv:/opt/ctapipe-0.28'}; likewise 'cvmfs:' and a folder of programs, or 'container:' "
         "and an image. Other software is what pilots find by PATH.",
     )
-    ingest_batch: int = Field(500, ge=1, description="Deliveries registered in one transaction.")
     ingest_processes: int = Field(
         2, ge=1, description="Processes that verify files. A file on which nothing moves does not count as one."
     )
