@@ -90,6 +90,7 @@ command -v acada-ingest > none.txt || acada-ingest() { python -m lightkeeper_cta
     "why-is-a-file-not-freed.md": WITH_ONE_CENTRE,
     "read-a-report.md": WITH_TASKS_THAT_WAIT,
     "why-is-my-transformation-not-ending.md": WITH_TASKS_THAT_WAIT,
+    "manage-transformations.md": WITH_TASKS_THAT_WAIT,
     "recover-after-a-crash.md": PRESERVED,
     "put-and-get-files.md": PRESERVED,
     "audit-a-storage.md": PRESERVED,

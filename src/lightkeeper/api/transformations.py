@@ -141,8 +141,9 @@ def make_router(ctx: Context, operator: Callable[..., None]) -> APIRouter:
         return asdict(transformations.delete(ctx, body.names, body.why, dry_run=body.dry_run))
 
     @router.post("/files", dependencies=changing)
-    def add_files(body: Files) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        return asdict(transformations.add_files(ctx, body.transformation, body.names, dry_run=body.dry_run))
+    def add_files(body: Files) -> dict[str, list[Any]]:  # pyright: ignore[reportUnusedFunction]
+        changed = transformations.add_files(ctx, body.transformation, body.names, dry_run=body.dry_run)
+        return {"done": changed.done, "already": changed.already, "failed": changed.failed}
 
     @router.post("/files/status", dependencies=changing)
     def set_files(body: FileStatus) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]

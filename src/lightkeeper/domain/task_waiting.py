@@ -57,7 +57,7 @@ def task_waits(facts: TaskFacts, options: Options, now: datetime) -> Waits:
             return Waits(
                 f"a person: it failed in {_attempts(facts.attempts)}; the last said: {_said(facts)}",
                 "nothing, until a person decides",
-                (f"lightkeeper job log {facts.job_id}", f"{retry}: another attempt, when the reason is mended"),
+                (f"lightkeeper job logs {facts.job_id}", f"{retry}: another attempt, when the reason is mended"),
             )
         case Task.RUNNING if facts.job is Job.COMPLETING:
             return Waits(f"its outputs: {nth} has uploaded them", "they are read back, and it is done")
