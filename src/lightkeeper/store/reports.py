@@ -220,15 +220,17 @@ def job_groups(conn: Connection, transformation_id: int) -> list[JobGroup]:
         JobGroup,
         """
         SELECT job.state::text AS status, job.minor_status, job.application_status, coalesce(site.name, 'ANY') AS site,
-               count(*)::int AS total
-          FROM (SELECT state, minor_status, application_status, site_id
+               sum(job.n)::int AS total
+          FROM (SELECT state, minor_status, application_status, site_id, count(*) AS n
                   FROM job WHERE transformation_id = %(id)s AND state = 'Done'
+                 GROUP BY 1, 2, 3, 4
                  UNION ALL
-                SELECT job.state, minor_status, application_status, job.site_id
+                SELECT job.state, minor_status, application_status, job.site_id, count(*)
                   FROM task
                   JOIN job ON job.task_id = task.task_id AND job.attempt = task.attempts
                  WHERE task.transformation_id = %(id)s AND task.state IN ('Ready', 'Running', 'Failed')
-                   AND job.state <> 'Done') job
+                   AND job.state <> 'Done'
+                 GROUP BY 1, 2, 3, 4) job
           LEFT JOIN site ON site.site_id = job.site_id
          GROUP BY 1, 2, 3, 4
          ORDER BY 1, 2, 3, 4
