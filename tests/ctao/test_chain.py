@@ -23,7 +23,7 @@ RUNS = 7
 pytestmark = [
     pytest.mark.ctapipe,
     pytest.mark.nightly,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(not SIMTEL.is_dir(), reason="the shared data are not on this machine"),
 ]
 
@@ -58,7 +58,7 @@ def hand_in(home: Path, client: Client) -> int:
 
 
 def wait_for(client: Client, production: str) -> None:
-    deadline = time.monotonic() + 800
+    deadline = time.monotonic() + 1700
     while not all(p["state"] == "Completed" for p in client.productions()):
         told = [(t["name"], t["tasks"], t["done"], t["failed_attempts"]) for t in client.transformations(production)]
         assert time.monotonic() < deadline, told
