@@ -233,7 +233,7 @@ class History(RuleBasedStateMachine):
                 (ingest.triggers, "registered"),
                 (ingest, "_remove_trigger_files"),
                 (ingest.triggers, "quarantined"),
-                (run.work, "accepted"),
+                (run.jobs, "accepted"),
             ]
         )
     )

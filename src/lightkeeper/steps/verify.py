@@ -6,6 +6,7 @@ holds up nobody: the files beside it are given to others, and when nothing moves
 is done or is ended. What a process tells is text and is checked: a file may have got the better of it.
 """
 
+import atexit
 import base64
 import json
 import mmap
@@ -227,6 +228,7 @@ class _Process:
             raise Unavailable(f"a process that reads deliveries cannot be started: {error.strerror}") from error
         finally:
             os.close(shared)
+        atexit.register(self.end)  # not a moment longer than this program
         assert self._child.stdin and self._child.stdout  # noqa: S101  # they were asked for
         self._orders, self._answers = self._child.stdin, self._child.stdout.fileno()
         self._poll = select.poll()
@@ -298,6 +300,7 @@ class _Process:
 
     def end(self) -> None:
         """End it at once. One that hangs in the kernel is left behind."""
+        atexit.unregister(self.end)
         with suppress(OSError):
             self._orders.close()
         self._child.kill()
