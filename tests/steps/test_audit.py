@@ -578,10 +578,14 @@ def test_a_dark_file_is_deleted_with_a_line_of_history_and_never_by_itself(world
     assert "is not among the dark files" in refusals(compare.delete(world.ctx, "north", ["/left/over.txt"], "again"))
 
 
+PLAIN = '{"level": 1}\nthe same'
+"""What a reader of such files takes."""
+
+
 def test_what_is_not_dark_any_more_is_not_deleted(world: World):
     paths = [f"/test/raw/{name}.plain" for name in ("changed", "put", "registered", "coming", "young", "removed")]
     for path in paths:
-        stray(world, "north", path, f"content of {path}")
+        stray(world, "north", path, PLAIN if path == paths[1] else f"content of {path}")
     compare.compare(world.ctx, "north")
     changed, put, registered, coming, young, _ = (on_disk(world, "north", path) for path in paths)
     changed.write_text("somebody needs it after all")
@@ -610,7 +614,7 @@ def test_what_is_not_dark_any_more_is_not_deleted(world: World):
 def test_a_put_and_a_deletion_of_one_name_wait_for_each_other(world: World, monkeypatch: pytest.MonkeyPatch):
     """The deletion has looked; the put of the same content comes before it is carried out."""
     path = "/test/raw/a.plain"
-    stray(world, "north", path, "the same")
+    stray(world, "north", path, PLAIN)
     compare.compare(world.ctx, "north")
     ready = PosixStorage.delete
     putting: list[threading.Thread] = []
@@ -618,7 +622,7 @@ def test_a_put_and_a_deletion_of_one_name_wait_for_each_other(world: World, monk
 
     def put() -> None:
         try:
-            content.put(world.ctx, Wanted(path, "north", {"level": 1}), [b"the same"])
+            content.put(world.ctx, Wanted(path, "north", {"level": 1}), [PLAIN.encode()])
         except LightkeeperError as error:
             failed.append(error)
 
@@ -636,7 +640,7 @@ def test_a_put_and_a_deletion_of_one_name_wait_for_each_other(world: World, monk
         putting[0].join()
     assert failed == []
     assert world.copies(path) == {"north": "Available"}
-    assert on_disk(world, "north", path).read_text() == "the same"
+    assert on_disk(world, "north", path).read_text() == PLAIN
     world.settle()
 
 

@@ -344,7 +344,7 @@ def test_a_job_starts_when_its_inputs_were_staged_and_reads_them_from_the_buffer
     assert transform.submit_jobs(tape.ctx) == 2
     pilot = a_pilot(tape)
     for _ in range(2):
-        job = run.claim(tape.ctx, pilot)
+        (job,) = run.claim(tape.ctx, pilot)
         assert [source["storage"] for file in job["input_files"] for source in file["sources"]] == ["silo", "silo"]
         driver = tape.ctx.storage_drivers[job["input_files"][0]["sources"][0]["driver"]]
         with driver("silo", job["input_files"][0]["sources"][0]["root"]).open(job["input_files"][0]["lfn"]) as file:
