@@ -63,7 +63,9 @@ class Simulation:
         for duty in order:
             if self._next.get(duty.name, self.clock) <= self.clock:
                 self._do(duty)
-                self._next[duty.name] = self.clock + timedelta(seconds=duty.every)
+                self._next[duty.name] = self.clock + timedelta(
+                    seconds=duty.every() if callable(duty.every) else duty.every
+                )
         pass_time(self.world, seconds=TICK.total_seconds())
         self.clock += TICK
         with self.ctx.db.transaction() as conn:

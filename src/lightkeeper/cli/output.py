@@ -62,7 +62,7 @@ def cell(name: str, content: Any) -> str:
         return readable_bytes(content)
     if isinstance(content, list):
         return ", ".join(str(part) for part in content) or "-"
-    if isinstance(content, str) and name in TIMES:
+    if isinstance(content, str) and content and name in TIMES:
         return datetime.fromisoformat(content).strftime("%Y-%m-%d %H:%M:%S")
     return str(content).replace("[", "\\[")
 

@@ -51,6 +51,7 @@ class Line:
     failed: int
     failed_attempts: int
     outputs: int
+    flushes: int = 0
 
 
 OPERATIONS = {OperationKind.MOVE: "Moving", OperationKind.REPLICATE: "Replication", OperationKind.DELETE: "Removal"}
@@ -71,7 +72,7 @@ def find(
     with ctx.db.transaction() as conn:
         lines = [
             Line(t.id, t.production, t.name, t.step, t.parent, t.type, str(t.status), t.files, t.unused, t.assigned,
-                 t.processed, t.problematic, t.tasks, t.done, t.failed, t.failed_attempts, t.outputs)
+                 t.processed, t.problematic, t.tasks, t.done, t.failed, t.failed_attempts, t.outputs, t.flushes)
             for t in reports.transformations(conn, production)
         ]  # fmt: skip
     if production is None:
