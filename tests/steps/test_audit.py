@@ -647,7 +647,8 @@ def test_a_put_and_a_deletion_of_one_name_wait_for_each_other(world: World, monk
 def test_a_dark_file_is_adopted_with_metadata_and_is_a_file_like_others(world: World):
     paths = ["/test/raw/a.plain", "/test/raw/b.plain", "/odd name"]
     for path in paths:
-        stray(world, "north", path, f"found {path}")
+        stray(world, "north", path, PLAIN)
+    stray(world, "north", "/test/raw/damaged.plain", PLAIN + " size=5")
     compare.compare(world.ctx, "north")
     assert len(compare.adopt(world.ctx, "north", paths[:2], {"level": 1}, dry_run=True).done) == 2
     assert world.files() == []
@@ -657,7 +658,9 @@ def test_a_dark_file_is_adopted_with_metadata_and_is_a_file_like_others(world: W
     assert [file.meta["level"] for file in world.files()] == [1, 1]
     world.settle()
     assert len(world.copies(paths[0])) == 2, "its policy holds for it"
-    assert [one.path for one in compare.dark(world.ctx, "north")] == ["/odd name"]
+    damaged = compare.adopt(world.ctx, "north", ["/test/raw/damaged.plain"], {"level": 1})
+    assert "is not taken into the archive" in refusals(damaged), "the rule of every product that comes in"
+    assert {one.path for one in compare.dark(world.ctx, "north")} == {"/odd name", "/test/raw/damaged.plain"}
     with pytest.raises(Invalid, match="unknown metadata key"):
         compare.adopt(world.ctx, "north", ["/odd name"], {"levl": 1})
 

@@ -29,18 +29,18 @@ def test_a_column_is_as_high_as_its_part_of_the_busiest_day():
     assert drawn.most == 400
     assert [piece.height for piece in drawn.columns[-1]] == [75, 25]
     assert [piece.height for piece in drawn.columns[-4]] == [25]
-    assert [site.name for site in drawn.sites] == ["North", "East"], "what took most comes first, at the bottom"
+    assert [site.name for site in drawn.shares] == ["North", "East"], "what took most comes first, at the bottom"
 
 
 def test_days_without_a_transfer_have_an_empty_column():
     drawn = chart([], TODAY)
-    assert (len(drawn.days), drawn.days[-1], drawn.sites) == (DAYS, TODAY, [])
+    assert (len(drawn.labels), drawn.labels[-1], drawn.shares) == (DAYS, str(TODAY), [])
     assert not any(drawn.columns)
 
 
 def test_more_destinations_than_colours_share_the_last_one():
     drawn = chart([flow(0, f"Site{n}", 100 - n) for n in range(9)], TODAY)
-    assert [site.colour for site in drawn.sites] == [0, 1, 2, 3, 4, 5, 5, 5, 5]
+    assert [site.colour for site in drawn.shares] == [0, 1, 2, 3, 4, 5, 5, 5, 5]
 
 
 class Away(StreamMover):

@@ -20,7 +20,7 @@ def value(night: str, mean: float, bad: int = 0) -> NightValue:
 def test_a_column_is_as_high_as_its_part_of_the_largest_night():
     drawn = chart([Volume("b", "Event", 80), Volume("b", "Service", 20), Volume("a", "Event", 50)], ["a", "b"])
     assert [[piece.height for piece in column] for column in drawn.columns] == [[50], [80, 20]]
-    assert [(d.name, d.bytes) for d in drawn.divisions] == [("Event", 130), ("Service", 20)]
+    assert [(d.name, d.bytes) for d in drawn.shares] == [("Event", 130), ("Service", 20)]
     assert chart([], []).most == 0
 
 

@@ -1,7 +1,8 @@
-"""Whatever way a product comes in, it is verified by the same rule: by a trigger, put by a person, or made by a job.
+"""Whatever way a product comes in, one rule verifies it: by a trigger, put or found by a person, or made by a job.
 
 Before: its bytes lie on a storage, under a temporary name.    After: it is registered, or refused with the reason.
-Called by content.py, run.py and ingest.py, which reads deliveries in processes of their own, by the same readers.
+Called by content.py, compare.py, run.py and ingest.py, which reads deliveries in processes of their own, by the same
+readers.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

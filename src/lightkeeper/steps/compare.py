@@ -18,10 +18,9 @@ from lightkeeper import __version__
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import MetaValue, NewFile, StorageElement
 from lightkeeper.domain.errors import Conflict, Corrupt, LightkeeperError, NotFound, Refused, Unavailable
-from lightkeeper.domain.fixity import chunks_of, fixity_of
 from lightkeeper.domain.names import Fixity, Lfn, parse_lfn, printable
-from lightkeeper.ports import Entry, Storage
-from lightkeeper.steps import markers
+from lightkeeper.ports import Entry, Product, Storage
+from lightkeeper.steps import admit, markers
 from lightkeeper.steps.audit import element_named, fault_of, suspect
 from lightkeeper.store import catalog, comparison, db, promotion, provenance, recovery, topology
 from lightkeeper.store.comparison import Counts, Dark, Difference
@@ -233,9 +232,12 @@ def _adopt(ctx: Context, element: StorageElement, path: str, meta: Mapping[str, 
     lfn, storage = parse_lfn(path), ctx.storage(element)
     with ctx.db.transaction() as conn:
         seen = _seen(conn, element, path)
+        known = bool(catalog.files_by_lfn(conn, [lfn]))
     entry = storage.stat(lfn)
     _refuse_changed(entry, seen)
-    fixity = _fixity(storage, lfn)
+    fixity, product = _examined(ctx, storage, lfn)
+    if not known:
+        meta = admit.admit(product, admit.kinds(ctx, [lfn])[lfn], meta)
     with ctx.db.transaction() as conn:
         batch = catalog.Batch([NewFile(lfn, fixity, meta, element.storage_id)], topology.vocabulary(conn))
     if batch.refused:
@@ -324,9 +326,8 @@ def _refuse_changed(entry: Entry | None, seen: Dark) -> None:
         raise Conflict(f"{seen.path} is not as it was seen: somebody wrote it since", hint="compare the storage again")
 
 
-def _fixity(storage: Storage, path: str) -> Fixity:
+def _examined(ctx: Context, storage: Storage, lfn: Lfn) -> tuple[Fixity, Product]:
     try:
-        with storage.open(path) as file:
-            return fixity_of(chunks_of(file))
+        return admit.examine(ctx.product_readers, storage, lfn, lfn)
     except OSError as error:
-        raise Corrupt(f"{path}: reading failed: {error.strerror or error}") from error
+        raise Corrupt(f"{lfn}: reading failed: {error.strerror or error}") from error

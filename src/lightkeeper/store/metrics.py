@@ -32,6 +32,13 @@ class Metric:
     query: LiteralString
 
 
+_BETWEEN_SITES: LiteralString = """
+          FROM transfer_log
+          JOIN storage s ON s.storage_id = source_id JOIN site a ON a.site_id = s.site_id
+          JOIN storage t ON t.storage_id = target_id JOIN site b ON b.site_id = t.site_id
+         GROUP BY 1, 2, 3
+"""
+
 METRICS = (
     # --- of the daemon before
     Metric(
@@ -150,39 +157,21 @@ METRICS = (
         Kind.COUNTER,
         ("source", "target", "activity"),
         "copies that were made and verified, by site",
-        """
-        SELECT a.name, b.name, activity, sum(n_transfers)
-          FROM transfer_log
-          JOIN storage s ON s.storage_id = source_id JOIN site a ON a.site_id = s.site_id
-          JOIN storage t ON t.storage_id = target_id JOIN site b ON b.site_id = t.site_id
-         GROUP BY 1, 2, 3
-        """,
+        "SELECT a.name, b.name, activity, sum(n_transfers)" + _BETWEEN_SITES,
     ),
     Metric(
         "lightkeeper_copied_bytes",
         Kind.COUNTER,
         ("source", "target", "activity"),
         "bytes of these copies",
-        """
-        SELECT a.name, b.name, activity, sum(n_bytes)
-          FROM transfer_log
-          JOIN storage s ON s.storage_id = source_id JOIN site a ON a.site_id = s.site_id
-          JOIN storage t ON t.storage_id = target_id JOIN site b ON b.site_id = t.site_id
-         GROUP BY 1, 2, 3
-        """,
+        "SELECT a.name, b.name, activity, sum(n_bytes)" + _BETWEEN_SITES,
     ),
     Metric(
         "lightkeeper_copy_failures",
         Kind.COUNTER,
         ("source", "target", "activity"),
         "attempts to copy that failed, by site",
-        """
-        SELECT a.name, b.name, activity, sum(n_failed)
-          FROM transfer_log
-          JOIN storage s ON s.storage_id = source_id JOIN site a ON a.site_id = s.site_id
-          JOIN storage t ON t.storage_id = target_id JOIN site b ON b.site_id = t.site_id
-         GROUP BY 1, 2, 3
-        """,
+        "SELECT a.name, b.name, activity, sum(n_failed)" + _BETWEEN_SITES,
     ),
     Metric(
         "lightkeeper_backlog_bytes",

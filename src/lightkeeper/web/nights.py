@@ -1,6 +1,6 @@
 """What the pages of nights show: what came and how far it is preserved, by night and within one; quality figures."""
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,44 +12,13 @@ from lightkeeper.steps import nights, quality
 from lightkeeper.store import db
 from lightkeeper.store import nights as store
 from lightkeeper.store.nights import Refused, Volume
-from lightkeeper.web.words import size
+from lightkeeper.web import columns
+from lightkeeper.web.columns import Chart
 
 NIGHTS = 30
-COLOURS = 6
-"""Divisions with a colour of their own; the smallest share the last one."""
 WIDTH, HEIGHT, MARGIN = 300.0, 80.0, 8.0
 """Of a plot of a quality figure."""
 SHOWN = 30
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A part of a column: x in nights, y and height in percent of the highest column."""
-
-    x: float
-    y: float
-    height: float
-    colour: int
-    told: str
-
-
-@dataclass(frozen=True, slots=True)
-class Division:
-    """A division, its colour in the chart, and its bytes in all nights that are shown."""
-
-    name: str
-    colour: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """Raw bytes by night and division, as columns of pieces. `most`: bytes of the highest column."""
-
-    nights: list[str]
-    divisions: list[Division]
-    columns: list[list[Piece]]
-    most: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,26 +104,11 @@ def look_at(ctx: Context, night: str) -> OneNight:
 
 
 def chart(volumes: Sequence[Volume], names: Sequence[str]) -> Chart:
-    """A column for each night, oldest first, the largest division at the bottom."""
-    by_division: defaultdict[str, int] = defaultdict(int)
-    by_night: defaultdict[tuple[str, str], int] = defaultdict(int)
+    """A column for each night, oldest first, of its divisions."""
+    of_night: Counter[tuple[str, str]] = Counter()
     for one in volumes:
-        by_division[one.division] += one.bytes
-        by_night[one.night, one.division] += one.bytes
-    order = sorted(by_division, key=lambda name: (-by_division[name], name))
-    divisions = [Division(name, min(n, COLOURS - 1), by_division[name]) for n, name in enumerate(order)]
-    most = max((sum(by_night[night, name] for name in order) for night in names), default=0)
-    columns: list[list[Piece]] = []
-    for n, night in enumerate(names):
-        top, column = 100.0, list[Piece]()
-        for division in divisions:
-            if bytes_ := by_night[night, division.name]:
-                height = 100 * bytes_ / most
-                top -= height
-                told = f"{night}: {size(bytes_)} {division.name or 'of no division'}"
-                column.append(Piece(n + 0.14, round(top, 2), round(height, 2), division.colour, told))
-        columns.append(column)
-    return Chart(list(names), divisions, columns, most)
+        of_night[one.night, one.division] += one.bytes
+    return columns.chart(names, of_night, lambda division: division or "of no division")
 
 
 def plot(figure: Figure, values: Sequence[NightValue]) -> Plot:
