@@ -1,5 +1,7 @@
 """The pages of nights: volumes by division, how far a night is, quality figures as plots."""
 
+import re
+
 import pytest
 from fastapi.testclient import TestClient
 from tests.conftest import World
@@ -53,6 +55,7 @@ def test_the_pages_tell_what_came_what_lacks_and_what_was_signed_without_believi
     assert "80 deg is above 60 deg" in page and "<polyline" in page
     one = client.get("/nights/2030-01-03").text
     assert "refused" in one and "the file says it has 1 bytes" in one
+    assert re.search(r'<li>\s*<time datetime="\d{4}-[^"]+">[^<]+</time>\s*<div><p class="path"', one), "when it was"
     assert "revision 1" in client.get("/nights/2030-01-02").text
     for text in (page, one, client.get("/nights/2030-01-02").text):
         assert "<script>alert" not in text and "<i>dark" not in text

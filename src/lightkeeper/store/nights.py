@@ -313,10 +313,11 @@ def open_folders(conn: Connection) -> list[tuple[str, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A refused delivery of a night."""
+    """A refused delivery of a night, and when it was refused or discarded."""
 
     path: str
     reason: str
+    at: datetime
 
 
 def refused(conn: Connection, night: str, limit: int) -> list[Refused]:
@@ -325,11 +326,11 @@ def refused(conn: Connection, night: str, limit: int) -> list[Refused]:
         conn,
         Refused,
         """
-        SELECT path, reason
-          FROM (SELECT trigger_id, path, coalesce(reason, '') AS reason
+        SELECT path, reason, at
+          FROM (SELECT trigger_id, path, coalesce(reason, '') AS reason, state_since AS at
                   FROM trigger WHERE state = 'Quarantined' AND night = %(night)s
                  UNION ALL
-                SELECT trigger_id, path, coalesce(reason, '') || '; its file was discarded'
+                SELECT trigger_id, path, coalesce(reason, '') || '; its file was discarded', state_since
                   FROM trigger WHERE state = 'Discarded' AND night = %(night)s) t
          ORDER BY trigger_id LIMIT %(limit)s
         """,
