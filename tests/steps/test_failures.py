@@ -2,6 +2,8 @@
 history of jobs, crashes and restarts leaves a task where a reference model would not have it."""
 
 import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +19,7 @@ from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.steps import contradictions, heal, report, run
 from lightkeeper.store import healing
 
+Worlds = Callable[[], AbstractContextManager[World]]
 KINDS = ("input", "set-up", "kill", "storage", "wrong output", "silence")
 """The mix of the published report, and a pilot that disappears."""
 TOLD = {
@@ -239,15 +242,17 @@ def agree(world: World, models: dict[int, Model]) -> None:
 @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(events=EVENTS)
 @pytest.mark.feature("S1-044")
-def test_random_histories_agree_with_the_model(world: World, events: list[tuple[int, str]]):
-    live_through(world, events)
+def test_random_histories_agree_with_the_model(fresh_worlds: Worlds, events: list[tuple[int, str]]):
+    with fresh_worlds() as world:
+        live_through(world, events)
 
 
 @pytest.mark.nightly
 @settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(events=EVENTS)
-def test_thousands_of_random_histories_agree_with_the_model(world: World, events: list[tuple[int, str]]):
-    live_through(world, events)
+def test_thousands_of_random_histories_agree_with_the_model(fresh_worlds: Worlds, events: list[tuple[int, str]]):
+    with fresh_worlds() as world:
+        live_through(world, events)
 
 
 @pytest.mark.parametrize("histories", [3000, pytest.param(100_000, marks=pytest.mark.nightly)])

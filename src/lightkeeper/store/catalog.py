@@ -465,16 +465,17 @@ def take_recheck(conn: Connection, limit: int) -> list[Stored]:
         conn,
         Stored,
         """
-        WITH asked AS (
-            DELETE FROM recheck
-             WHERE (file_id, storage_id) IN (
-                   SELECT file_id, storage_id FROM recheck JOIN storage_now USING (storage_id)
-                    WHERE readable AND (storage_id NOT IN (SELECT storage_id FROM tape_storage)
-                                        OR EXISTS (SELECT FROM recall c
-                                                    WHERE c.file_id = recheck.file_id AND c.state = 'Online'
-                                                      AND c.storage_id = recheck.storage_id))
-                    LIMIT %(limit)s FOR UPDATE OF recheck SKIP LOCKED)
-            RETURNING file_id, storage_id),
+        WITH first AS MATERIALIZED ( -- looked for once; a join may look again, and take more
+            SELECT file_id, storage_id FROM recheck JOIN storage_now USING (storage_id)
+             WHERE readable AND (storage_id NOT IN (SELECT storage_id FROM tape_storage)
+                                 OR EXISTS (SELECT FROM recall c
+                                             WHERE c.file_id = recheck.file_id AND c.state = 'Online'
+                                               AND c.storage_id = recheck.storage_id))
+             LIMIT %(limit)s FOR UPDATE OF recheck SKIP LOCKED),
+        asked AS (
+            DELETE FROM recheck r USING first f
+             WHERE (r.file_id, r.storage_id) = (f.file_id, f.storage_id)
+            RETURNING r.file_id, r.storage_id),
         suspect AS (
             SELECT file_id, storage_id FROM replica r JOIN storage_now USING (storage_id)
              WHERE state = 'Suspect' AND readable

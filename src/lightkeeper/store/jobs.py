@@ -104,15 +104,15 @@ def take(
     Returns (site, job)."""
     return conn.execute(
         """
-        DELETE FROM job_queue q
-         USING (SELECT job_id FROM job_queue
-                 WHERE transformation_id = %(transformation)s
-                   AND (site_id, job_id) > (%(site)s, %(job)s) AND site_id <= %(last)s
-                 ORDER BY site_id, job_id
-                 LIMIT %(limit)s
-                   FOR UPDATE SKIP LOCKED) first
-         WHERE q.job_id = first.job_id
-        RETURNING q.site_id::int, q.job_id
+        DELETE FROM job_queue
+         WHERE job_id = ANY(ARRAY( -- looked for once; a join may look again, and take more
+               SELECT job_id FROM job_queue
+                WHERE transformation_id = %(transformation)s
+                  AND (site_id, job_id) > (%(site)s, %(job)s) AND site_id <= %(last)s
+                ORDER BY site_id, job_id
+                LIMIT %(limit)s
+                  FOR UPDATE SKIP LOCKED))
+        RETURNING site_id::int, job_id
         """,
         {
             "transformation": transformation_id,

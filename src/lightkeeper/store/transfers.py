@@ -57,10 +57,11 @@ def take_unsettled(conn: Connection, limit: int) -> list[FileCopies]:
         """
         WITH taken AS (
             DELETE FROM unsettled
-             WHERE file_id IN (SELECT file_id FROM unsettled
-                                WHERE not_before <= now()
-                                ORDER BY file_id LIMIT %(limit)s
-                                FOR UPDATE SKIP LOCKED)
+             WHERE file_id = ANY(ARRAY( -- looked for once; a join may look again, and take more
+                   SELECT file_id FROM unsettled
+                    WHERE not_before <= now()
+                    ORDER BY file_id LIMIT %(limit)s
+                      FOR UPDATE SKIP LOCKED))
             RETURNING file_id)
         SELECT file_id FROM file JOIN taken USING (file_id)
          WHERE file.size > 0 OR EXISTS (SELECT FROM replica r WHERE r.file_id = file.file_id)

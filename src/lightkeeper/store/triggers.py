@@ -54,12 +54,12 @@ def claim(conn: Connection, limit: int, lease: timedelta) -> list[Claim]:
         """
         UPDATE trigger
            SET lease_until = now() + %(lease)s, epoch = epoch + 1
-         WHERE trigger_id IN (
+         WHERE trigger_id = ANY(ARRAY( -- looked for once; a join may look again, and take more
                SELECT trigger_id FROM trigger
                 WHERE state = 'Accepted' AND not_before <= now() AND (lease_until IS NULL OR lease_until < now())
                 ORDER BY not_before, trigger_id
                 LIMIT %(limit)s
-                FOR UPDATE SKIP LOCKED)
+                  FOR UPDATE SKIP LOCKED))
      RETURNING trigger_id, epoch, storage_id, path, now() - accepted AS waited, attempts, released_by, given
         """,
         limit=limit,
