@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, TypeVar
 from lightkeeper.client import Client, Content
 from lightkeeper.domain.errors import Conflict, Corrupt, Invalid, LightkeeperError, NotFound, Refused, Unavailable
 from lightkeeper.domain.fixity import Sums, chunks_of
-from lightkeeper.domain.names import Lfn, parse_lfn, printable
+from lightkeeper.domain.names import Lfn, lfn_below, parse_lfn, printable
 
 INCOMPLETE = ".incomplete"
 TRIES = 4
@@ -369,7 +369,11 @@ def put(
         if without and name.endswith(without):
             continue
         try:
-            lfn = parse_lfn(f"{to.rstrip('/')}/{name if below is None else _following(path, below)}")
+            directory = to.rstrip("/")
+            if below is None:
+                lfn = parse_lfn(f"{directory}/{name}")
+            else:
+                lfn = lfn_below(path.absolute(), below.absolute(), directory)
         except Invalid as error:
             outcome.failed.append(Failed(str(path), error))
             continue
@@ -386,14 +390,6 @@ def put(
 
     _each(send, list(files), parallel, stop, outcome)
     return outcome
-
-
-def _following(path: Path, folder: Path) -> str:
-    """What of a path follows a folder; raises Invalid."""
-    whole = path.absolute()
-    if ".." in whole.parts or not whole.is_relative_to(folder.absolute()):
-        raise Invalid(f"{printable(str(path))} does not lie below {folder}", hint="give files below it, or --to")
-    return whole.relative_to(folder.absolute()).as_posix()
 
 
 def _expanded(paths: Iterable[Path], recursive: bool) -> Iterator[tuple[Path, str]]:

@@ -11,11 +11,9 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
-from pathlib import PurePosixPath
 from zoneinfo import ZoneInfo
 
-from lightkeeper.domain.errors import Invalid
-from lightkeeper.domain.names import Lfn, parse_lfn, printable
+from lightkeeper.domain.names import printable
 from lightkeeper_ctao.products import LEVELS
 
 VO = "ctao"
@@ -148,18 +146,19 @@ def parse_delivery(path: str) -> tuple[Delivery | None, list[str]]:
     None when the path has not the shape of the layout. A Delivery with problems must not be ingested.
     """
     parts = path.split("/")[1:]
+    problems: list[str] = []
+    if parts and parts[0] != VO:
+        problems.append(f"the path must start with /{VO}/, not /{printable(parts[0])}/")
     if not path.startswith("/") or len(parts) not in (10, 11):
-        return None, [
+        problems.append(
             f"'{printable(path)}' is outside the directory layout: it has {len(parts)} parts, not 10 or 11 "
             "(/vo/scope/level/element/user[/program]/type/year/month/day/name)"
-        ]
+        )
+        return None, problems
     vo, scope, level, element, user = parts[:5]
     program = parts[5] if len(parts) == 11 else ""
     product_type, year, month, day, name = parts[-5:]
 
-    problems: list[str] = []
-    if vo != VO:
-        problems.append(f"the path must start with /{VO}/, not /{printable(vo)}/")
     if len(scope) > _MAX_SCOPE:
         problems.append(f"the scope '{printable(scope)}' has {len(scope)} characters; it may have {_MAX_SCOPE}")
     night = _night(year, month, day, problems)
@@ -198,18 +197,6 @@ def parse_delivery(path: str) -> tuple[Delivery | None, list[str]]:
         chunk_id=_number(match["chunk"]),
     )
     return delivery, problems + _contradictions(delivery)
-
-
-def lfn_of(file: PurePosixPath, data_path: PurePosixPath, vo: str = VO) -> Lfn:
-    """The name in the catalogue of a file that lies below `data_path`: what follows it. Raises Invalid."""
-    if not file.is_absolute():
-        raise Invalid(f"the path '{printable(str(file))}' must be absolute")
-    if ".." in file.parts or not file.is_relative_to(data_path) or file == data_path:
-        raise Invalid(f"the path '{printable(str(file))}' is not within data_path {printable(str(data_path))}")
-    lfn = parse_lfn(f"/{file.relative_to(data_path)}")
-    if not lfn.startswith(f"/{vo}/"):
-        raise Invalid(f"the name {lfn} must start with /{vo}/", hint=f"files lie in {data_path}/{vo}")
-    return lfn
 
 
 def night_of(moment: datetime, site: str) -> date:

@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 import pytest
 
 from lightkeeper.domain.errors import Invalid
-from lightkeeper_ctao.layout import ELEMENTS, in_night, lfn_of, night_of, parse_delivery
+from lightkeeper.domain.names import lfn_below
+from lightkeeper_ctao.layout import ELEMENTS, in_night, night_of, parse_delivery
 from lightkeeper_ctao.products import FitsReader, parse_product_type
 
 IDS = "SBID0000000002000000066_OBSID0000000002000000200"
@@ -191,17 +192,21 @@ def test_product_types_that_cannot_be_are_refused(wrong, why):
         ("/elsewhere/ctao/acada/x", "is not within data_path"),
         ("/data/../etc/passwd", "is not within data_path"),
         ("/data", "is not within data_path"),
-        ("/data/other/acada/x", "must start with /ctao/"),
         ("/data/ctao/ac ada/x", "is not allowed"),
     ],
 )
 def test_a_file_outside_the_data_path_has_no_name(file, why):
     with pytest.raises(Invalid, match=why):
-        lfn_of(PurePosixPath(file), PurePosixPath("/data"))
+        lfn_below(PurePosixPath(file), PurePosixPath("/data"))
+
+
+def test_a_delivery_of_another_organisation_is_told():
+    lfn = lfn_below(PurePosixPath("/data/other/acada/x"), PurePosixPath("/data"))
+    assert "the path must start with /ctao/, not /other/" in parse_delivery(lfn)[1]
 
 
 def test_the_name_is_what_follows_the_data_path():
-    assert lfn_of(PurePosixPath("/data" + LST_1), PurePosixPath("/data")) == LST_1
+    assert lfn_below(PurePosixPath("/data" + LST_1), PurePosixPath("/data")) == LST_1
 
 
 def card(key, value):

@@ -7,6 +7,7 @@ be used as a path below a storage's root without ever leaving it.
 
 import re
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import NewType
 
 from lightkeeper.domain.errors import Invalid
@@ -40,6 +41,19 @@ def parse_lfn(text: str) -> Lfn:
                 hint="parts begin with a letter or digit and hold letters, digits, '.', '_' and '-'",
             )
     return Lfn(text)
+
+
+def lfn_below(file: PurePath, data_path: PurePath, to: str = "") -> Lfn:
+    """The name of a file that lies below `data_path` as it will in the catalogue: `to`, and what follows that folder.
+    Raises Invalid."""
+    if not file.is_absolute():
+        raise Invalid(f"the path '{printable(str(file))}' must be absolute")
+    if ".." in file.parts or not file.is_relative_to(data_path) or file == data_path:
+        raise Invalid(
+            f"the path '{printable(str(file))}' is not within data_path {printable(str(data_path))}",
+            hint="give files below it, or the directory of the catalogue that they go to",
+        )
+    return parse_lfn(f"{to}/{file.relative_to(data_path).as_posix()}")
 
 
 def split_lfn(lfn: Lfn) -> tuple[str, str]:

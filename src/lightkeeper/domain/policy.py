@@ -114,10 +114,6 @@ class Policy:
         until = max(self.created, replica.written_at) + self.retention
         return f"rule {self.name} keeps it until {until:%Y-%m-%d %H:%M} UTC" if self.retention and now < until else ""
 
-    def room_for(self, size: int) -> bool:
-        """Whether one more copy of so many bytes stays within the quota."""
-        return self.quota is None or self.used + size <= self.quota
-
 
 @dataclass(frozen=True, slots=True)
 class FileCopies:

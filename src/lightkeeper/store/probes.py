@@ -8,7 +8,7 @@ from psycopg import Connection
 
 from lightkeeper.domain.probing import WINDOW
 from lightkeeper.domain.states import Health
-from lightkeeper.store.db import notify, rows, value, values
+from lightkeeper.store.db import notify, rows, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,19 +194,3 @@ def conditions(conn: Connection) -> list[Condition]:
          ORDER BY h.health_id
         """,
     )
-
-
-def every_probed(conn: Connection) -> list[Probed]:
-    """What is known of every protocol."""
-    return rows(
-        conn,
-        Probed,
-        """
-        SELECT storage_id, rank, answers, n_failed, n_succeeded, since, due, error FROM probe ORDER BY storage_id, rank
-        """,
-    )
-
-
-def unhealthy(conn: Connection) -> list[int]:
-    """Storages that are not Good."""
-    return values(conn, "SELECT health_id FROM health WHERE state <> 'Good' ORDER BY health_id")

@@ -219,21 +219,6 @@ def _wish(conn: Connection, wishes: Composed, **params: Any) -> int:
     return wanted
 
 
-def are_online(conn: Connection, storage_id: int, file_ids: Sequence[int]) -> set[int]:
-    """Those of these files that can be read on a tape storage now."""
-    return set(
-        values(
-            conn,
-            """
-            SELECT file_id FROM recall
-             WHERE storage_id = %(storage)s AND file_id = ANY(%(ids)s) AND state = 'Online'
-            """,
-            storage=storage_id,
-            ids=list(file_ids),
-        )
-    )
-
-
 def online_copies(conn: Connection, file_ids: Sequence[int]) -> set[tuple[int, int]]:
     """Copies of these files that can be read now, as (file, storage)."""
     found = conn.execute(
