@@ -20,40 +20,46 @@ from lightkeeper.store.transitions import move
 
 # --- the queue -------------------------------------------------------------------------------------------------
 def submit_jobs(conn: Connection, limit: int) -> int:
-    """Give every Ready task that is due its next attempt: a Waiting job in the queue. Returns how many."""
+    """Give every Ready task that is due its next attempt: a Waiting job in the queue. Returns how many.
+
+    OFFSET 0: looked up for each one by its key, whatever the planner thinks of tables that were just filled.
+    """
     conn.execute("SELECT pg_advisory_xact_lock(hashtext('submit jobs'))")  # two at once would not see each other's jobs
     n = value(
         conn,
         """
-        WITH due AS (
+        WITH reread AS MATERIALIZED ( -- an input whose only copies are suspect is read again: no attempt is wasted
+            SELECT i.task_id
+              FROM replica r JOIN task_input i USING (file_id)
+             WHERE r.state = 'Suspect'
+               AND NOT EXISTS (SELECT FROM verified_copy c WHERE c.file_id = r.file_id OFFSET 0)),
+        lacking AS MATERIALIZED ( -- what all jobs of the transformation read is not made yet, or cannot be read now
+            SELECT c.transformation_id
+              FROM companion c
+             WHERE NOT EXISTS (SELECT FROM online_copy o
+                                 JOIN verified_copy v USING (file_id, storage_id)
+                                 JOIN storage_now n ON n.storage_id = o.storage_id
+                                WHERE o.file_id = c.file_id AND n.readable OFFSET 0)),
+        due AS (
             SELECT task.task_id, task.transformation_id, task.attempts + 1 AS attempt,
                    coalesce(task.site_id, 0) AS site_id
               FROM task
               JOIN transformation t USING (transformation_id)
              WHERE task.state = 'Ready' AND task.not_before <= now() AND t.state IN ('Active', 'Flush')
                AND NOT EXISTS (SELECT FROM job j WHERE j.task_id = task.task_id AND j.attempt = task.attempts
-                                                   AND j.state = 'Waiting')
-               -- an input whose only copies are suspect is being read again: no attempt is wasted meanwhile
-               AND NOT EXISTS (SELECT FROM task_input i JOIN replica r USING (file_id)
-                                WHERE i.task_id = task.task_id AND r.state = 'Suspect'
-                                  AND NOT EXISTS (SELECT FROM verified_copy c WHERE c.file_id = i.file_id))
-               -- what all jobs of the transformation read is not made yet, or cannot be read now
-               AND NOT EXISTS (SELECT FROM companion c
-                                WHERE c.transformation_id = t.transformation_id
-                                  AND NOT EXISTS (SELECT FROM online_copy o
-                                                    JOIN verified_copy v USING (file_id, storage_id)
-                                                    JOIN storage_now n ON n.storage_id = o.storage_id
-                                                   WHERE o.file_id = c.file_id AND n.readable))
+                                                   AND j.state = 'Waiting' OFFSET 0)
+               AND task.task_id NOT IN (SELECT task_id FROM reread)
+               AND task.transformation_id NOT IN (SELECT transformation_id FROM lacking)
                -- an input of which no copy can be read, but on tape, is being staged
                AND (NOT EXISTS (SELECT FROM tape_storage)
                     OR NOT EXISTS (SELECT FROM task_input i
-                                     JOIN verified_copy c USING (file_id)
-                                     JOIN storage_now n ON n.storage_id = c.storage_id
                                     WHERE i.task_id = task.task_id
-                                    GROUP BY i.file_id
-                                   HAVING NOT bool_or(n.readable AND EXISTS (SELECT FROM online_copy o
-                                                               WHERE o.file_id = c.file_id
-                                                                 AND o.storage_id = c.storage_id))))
+                                      AND EXISTS (SELECT FROM verified_copy c WHERE c.file_id = i.file_id OFFSET 0)
+                                      AND NOT EXISTS (SELECT FROM verified_copy c
+                                                        JOIN online_copy o USING (file_id, storage_id)
+                                                        JOIN storage_now n ON n.storage_id = c.storage_id
+                                                       WHERE c.file_id = i.file_id AND n.readable OFFSET 0)
+                                   OFFSET 0))
              ORDER BY task.task_id
              LIMIT %(limit)s
                FOR UPDATE OF task SKIP LOCKED),

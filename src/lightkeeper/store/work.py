@@ -126,15 +126,24 @@ def look_at_input(
     that a data centre has a verified copy of. One on tape will do, since tasks wait until their inputs are staged. Also
     whether more are to be looked at."""
     conn.execute("CREATE TEMP TABLE IF NOT EXISTS looked_at (file_id bigint) ON COMMIT DELETE ROWS")
+    last = value(
+        conn,
+        """
+        SELECT max(file_id)
+          FROM (SELECT file_id FROM pending_input
+                 WHERE transformation_id = %(id)s AND stand = 'new' ORDER BY file_id LIMIT %(limit)s) first
+        """,
+        id=transformation_id,
+        limit=limit,
+    )
     conn.execute(
         """
         INSERT INTO looked_at
-        (SELECT file_id FROM pending_input
-          WHERE transformation_id = %(id)s AND stand = 'new' ORDER BY file_id LIMIT %(limit)s)
-        UNION ALL
+        SELECT file_id FROM pending_input WHERE transformation_id = %(id)s AND stand = 'new' AND file_id <= %(last)s
+         UNION ALL
         SELECT file_id FROM pending_input WHERE transformation_id = %(id)s AND stand = 'left'
         """,
-        {"id": transformation_id, "limit": limit},
+        {"id": transformation_id, "last": last},
     )
     conn.execute("ANALYZE looked_at")
     found = conn.execute(
@@ -158,11 +167,11 @@ def look_at_input(
     more = value(
         conn,
         """
-        SELECT EXISTS (SELECT FROM pending_input p
-                        WHERE transformation_id = %(id)s AND stand = 'new'
-                          AND NOT EXISTS (SELECT FROM looked_at l WHERE l.file_id = p.file_id))
+        SELECT EXISTS (SELECT FROM pending_input
+                        WHERE transformation_id = %(id)s AND stand = 'new' AND file_id > %(last)s)
         """,
         id=transformation_id,
+        last=last,
     )
     return more, [
         WaitingFile(file_id, size, site_id, tuple(storages), tuple(values))
