@@ -374,6 +374,17 @@ class WorkflowReader(ProductionReader, Protocol):
         """Whether a document is written in it; told by its content alone."""
         ...
 
+    def read(
+        self,
+        text: str,
+        *,
+        sandbox: Callable[[str], bytes],
+        dataset: Callable[[str], Mapping[str, Any]],
+        single_jobs: bool = False,
+    ) -> ProductionPlan:
+        """As above; with `single_jobs` every step takes all its files at once."""
+        ...
+
 
 class JobType(Protocol):
     """How tasks of one type are run: a CWL tool, and what goes into it."""

@@ -18,12 +18,13 @@ Sources = Mapping[str, Files | Value]
 
 
 def compile_step(
-    number: int, step: Step, sources: Sources, document: Mapping[str, Any]
+    number: int, step: Step, sources: Sources, document: Mapping[str, Any], single_job: bool = False
 ) -> tuple[PlannedStep, bool, list[str]]:
-    """The step as planned, whether it has more than one task, and warnings."""
+    """The step as planned, whether it makes more than one file of an output, and warnings. `single_job`: it has one
+    task with all files."""
     files = {name: source for name, source in sources.items() if isinstance(source, Files)}
     driver = _driver(step, files)
-    group, alone = _group_size(step, files, driver)
+    group, alone = _group_size(step, files, driver, ALL_FILES if single_job else step.hints.group_size)
     companions = tuple(
         Companion(_plain(name), source.query, source.parent, source.files[0] if source.files else None)
         for name, source in files.items()
@@ -73,7 +74,7 @@ def compile_step(
         n_tasks=int(driver is None),
         body=body,
     )
-    many = driver is not None and taken.many and group != ALL_FILES
+    many = driver is not None and taken.many and (group != ALL_FILES or alone)
     return planned, many, warnings_of(step.hints, f"step {step.name}")
 
 
@@ -99,14 +100,13 @@ def _driver(step: Step, files: Mapping[str, Files]) -> str | None:
     return first
 
 
-def _group_size(step: Step, files: Mapping[str, Files], driver: str | None) -> tuple[int, bool]:
-    """How many files a task has, and whether the tool takes them one by one."""
+def _group_size(step: Step, files: Mapping[str, Files], driver: str | None, wanted: int | None) -> tuple[int, bool]:
+    """How many files a task has, when so many are wanted, and whether the tool takes them one by one."""
     if driver is None:
         return 1, False
     parameters = step.sources[driver]
     source = files[driver]
     scattered = [parameter for parameter in parameters if parameter in step.scatter]
-    wanted = step.hints.group_size
     if scattered:
         if len(scattered) > 1 or len(parameters) > 1:
             raise Invalid(

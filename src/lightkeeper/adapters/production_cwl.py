@@ -46,6 +46,7 @@ class CwlProductions:
         *,
         sandbox: Sandbox,
         dataset: Callable[[str], Mapping[str, Any]],
+        single_jobs: bool = False,
     ) -> ProductionPlan:
         """The plan of the document, once for each object of inputs that follows it behind a line `---`; raises
         Invalid. See ports.WorkflowReader."""
@@ -60,7 +61,7 @@ class CwlProductions:
             for step in _steps(document, whole):
                 if step.hints.dataset is not None:
                     dataset(step.hints.dataset)
-            planned, told = _Compiler(document, given, sandbox, whole).plan(first=len(steps) + 1)
+            planned, told = _Compiler(document, given, sandbox, whole, single_jobs).plan(first=len(steps) + 1)
             steps += planned
             warnings += [warning for warning in told if warning not in warnings]
         name = local(document.get("id", "")) or str(document.get("label", "")) or "cwl"
@@ -160,8 +161,15 @@ class _Made:
 class _Compiler:
     """Compiles one document with one object of inputs."""
 
-    def __init__(self, document: Mapping[str, Any], given: Mapping[str, Any], sandbox: Sandbox, whole: bool) -> None:
-        self._document, self._given, self._sandbox = document, given, sandbox
+    def __init__(
+        self,
+        document: Mapping[str, Any],
+        given: Mapping[str, Any],
+        sandbox: Sandbox,
+        whole: bool,
+        single_jobs: bool = False,
+    ) -> None:
+        self._document, self._given, self._sandbox, self._single_jobs = document, given, sandbox, single_jobs
         self._inputs = named(document.get("inputs"))
         self._steps = {step.name: step for step in _steps(document, whole)}
         for name in given:
@@ -176,7 +184,7 @@ class _Compiler:
         warnings: list[str] = []
         for number, step in enumerate(self._in_order(), first):
             sources = {name: self._source(step, name, made) for name in step.sources}
-            one, many, told = compile_step(number, step, sources, self._document)
+            one, many, told = compile_step(number, step, sources, self._document, self._single_jobs)
             planned.append(one)
             warnings += told
             made[step.name] = _Made(number, many, step)

@@ -24,6 +24,9 @@ LIST = ("name", "state", "campaign", "steps", "progress", "files", "tasks", "don
 STEPS = ("step", "name", "state", "takes", "progress", "files", "tasks", "done", "failed", "outputs", "id")
 PLAN = ("step", "name", "type", "takes", "input", "files", "bytes", "tasks", "processor time")
 
+SURE = 5
+"""So many times in a row nothing must go on before it is said so: between two steps that is so for a moment."""
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the production.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Production document: YAML or CWL.")]
 Open = Annotated[bool, typer.Option("--open", help="Take files that arrive later too, until it is closed.")]
@@ -135,44 +138,68 @@ def run(
     inputs: Inputs = [],  # noqa: B006
     match: Matching = Match.LINEAGE,
     single_jobs: SingleJobs = False,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit FILE as production NAME and stay until it has ended. When no instance runs, this machine does the work, at
     the sites whose executor is local. Run again, it goes on. Exit status 1: a person is needed."""
     document, sandbox = read(file, inputs)
+    if dry_run:
+        with client() as api, _told_of(file):
+            _show_plans(api.plan(document, sandbox, _values(values), single_jobs=single_jobs), as_json)
+        return
     with client(work=True) as api, _told_of(file):
         made = api.submit(name, document, sandbox, _values(values), match=match, single_jobs=single_jobs)
         for one in made:
             _warn(one["warnings"])
         ended = [_follow(api, one["name"]) for one in made]
-    if as_json:
-        show(ended, as_json=True)
-    else:
-        for one in ended:
-            _show_one(one)
-    stuck = [step["id"] for one in ended if one["state"] != "Completed" for step in one["steps"] if step["failed"]]
-    if stuck:
-        if not as_json:
-            err.print(f"see: lightkeeper transformation report {stuck[0]}")
+        if as_json:
+            show(ended, as_json=True)
+        else:
+            for one in ended:
+                _show_one(one)
+                _tell_why_left(api, one)
+    if any(one["state"] != "Completed" for one in ended):
         raise typer.Exit(1)
 
 
 def _follow(api: Client, name: str) -> dict[str, Any]:
     """Draw how far a production is until it has ended, or nothing goes on any more."""
-    with Progress(console=err, transient=True) as progress:
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
         bar = progress.add_task(name, total=None)
+        held_up = 0
         while True:
             one = api.production(name)
             progress.update(bar, total=one["tasks"] or None, completed=one["done"] + one["failed"])
-            idle = one["done"] + one["failed"] == one["tasks"] and one["failed"]
-            if one["state"] in ("Completed", "Stopped") or (idle and _nothing_waits(one)):
+            held_up = held_up + 1 if _is_held_up(api, one) else 0
+            if one["state"] in ("Completed", "Stopped") or held_up == SURE:
                 return one
             time.sleep(0.5)
 
 
-def _nothing_waits(one: dict[str, Any]) -> bool:
-    """Whether every step that has not ended is held up by tasks that failed, its own or those of another."""
-    return all(step["status"] != "Flush" and step["unused"] == 0 for step in one["steps"])
+def _is_held_up(api: Client, one: dict[str, Any]) -> bool:
+    """Whether nothing of a production goes on before a person does something."""
+    left = [step for step in one["steps"] if step["status"] not in ("Completed", "Archived")]
+    if one["running"] or any(step["status"] != "Active" for step in left):
+        return False
+    return all(_needs_a_person(api.why_waiting(str(step["id"]))) for step in left)
+
+
+def _needs_a_person(answer: dict[str, Any]) -> bool:
+    """Whether something waits for a person, or for nothing else than what does."""
+    return answer["person"] or (bool(answer["because"]) and all(map(_needs_a_person, answer["because"])))
+
+
+def _tell_why_left(api: Client, one: dict[str, Any]) -> None:
+    """Say why a production has not ended, and what a person can do."""
+    for step in one["steps"]:
+        answer = api.why_waiting(str(step["id"]))
+        if answer["person"]:
+            err.print(f"step {step['step']} waits: {_plain(answer['waits_for'])}")
+            for choice in answer["choices"]:
+                err.print(f"  {_plain(choice)}")
+        if step["failed"]:
+            err.print(f"  see: lightkeeper transformation report {step['id']}")
 
 
 @production.command("generate")

@@ -6,12 +6,15 @@ from datetime import datetime
 from lightkeeper.domain.healing import Options, most_attempts
 from lightkeeper.domain.states import Job, Task, Transformation
 
+COMPUTING = ("lightkeeper apply FILE, with computing: {executor: local, pilots: 2} at a site",)
+"""What a person can do when no site has pilots for a job."""
+
 
 @dataclass(frozen=True, slots=True)
 class TaskFacts:
     """A task and its latest job. `unread`: inputs of which every copy is being read again; `staged`: those that must
     come from tape first; `gone`: those without any copy that can be read now. `before`: jobs that a pilot gets earlier;
-    `pilots`: those that live; `may_run`: how many there may be."""
+    `pilots`: those that live and have what it needs; `may_run`: how many there may be."""
 
     task_id: int
     transformation_id: int
@@ -100,9 +103,9 @@ def _ready(facts: TaskFacts, options: Options, now: datetime) -> Waits:
 def _queued(facts: TaskFacts) -> Waits:
     if not facts.may_run:
         return Waits(
-            "a pilot, but no site may have any",
-            "nothing, until a site has computing",
-            ("lightkeeper apply FILE, with computing: {pilots: N} at a site",),
+            "a pilot, but no site has any with what its job needs",
+            "nothing, until a site has such computing",
+            COMPUTING,
         )
     ahead = "it is the next" if not facts.before else f"{facts.before} jobs are before it"
     have = f"{facts.pilots} of {facts.may_run} pilots are there"

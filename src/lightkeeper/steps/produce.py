@@ -28,9 +28,7 @@ def plan(ctx: Context, document: str, sandbox: Mapping[str, bytes], *, single_jo
             query = Query.from_map(datasets.dataset(conn, name).query, topology.vocabulary(conn))
         return query.to_dirac()
 
-    plan = _read(ctx, document, sandbox, conditions)
-    if single_jobs:
-        plan = in_single_jobs(plan)
+    plan = _read(ctx, document, sandbox, conditions, single_jobs)
     with ctx.db.transaction() as conn:
         vocabulary = topology.vocabulary(conn)
         sites = [site.name for site in topology.sites(conn)]
@@ -41,7 +39,11 @@ def plan(ctx: Context, document: str, sandbox: Mapping[str, bytes], *, single_jo
 
 
 def _read(
-    ctx: Context, document: str, sandbox: Mapping[str, bytes], conditions: Callable[[str], Mapping[str, Any]]
+    ctx: Context,
+    document: str,
+    sandbox: Mapping[str, bytes],
+    conditions: Callable[[str], Mapping[str, Any]],
+    single_jobs: bool,
 ) -> ProductionPlan:
     """The plan of a document in the language that its content tells; else it is the observatory's own."""
 
@@ -52,10 +54,12 @@ def _read(
 
     for reader in ctx.readers:
         if reader.recognises(document):
-            return reader.read(document, sandbox=fetch, dataset=conditions)
+            plan = reader.read(document, sandbox=fetch, dataset=conditions, single_jobs=single_jobs)
+            return in_single_jobs(plan) if single_jobs else plan
     if not ctx.observatories:
         raise Invalid("no observatory package is installed, so no production document can be read")
-    return documents.read_document(ctx.observatories[0], document, sandbox, conditions)
+    plan = documents.read_document(ctx.observatories[0], document, sandbox, conditions)
+    return in_single_jobs(plan) if single_jobs else plan
 
 
 def submit(

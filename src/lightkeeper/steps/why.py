@@ -10,11 +10,12 @@ from lightkeeper.context import Context
 from lightkeeper.domain.errors import Invalid, NotFound
 from lightkeeper.domain.healing import Keeper, Remedy, decide
 from lightkeeper.domain.names import printable
+from lightkeeper.domain.sharing import without_pilot
 from lightkeeper.domain.states import Transformation
-from lightkeeper.domain.task_waiting import task_waits
+from lightkeeper.domain.task_waiting import COMPUTING, task_waits
 from lightkeeper.steps import report
 from lightkeeper.steps.report import Story
-from lightkeeper.store import db, healing, reports
+from lightkeeper.store import db, healing, jobs, reports
 from lightkeeper.store import why as facts
 from lightkeeper.store.db import Connection
 
@@ -80,6 +81,16 @@ def _transformation(conn: Connection, keeper: Keeper, number: int) -> Answer:
     decision = decide(found, keeper.of(found.type))
     because: tuple[Answer, ...] = ()
     sentence = decision.why
+    if _has_no_pilot(conn, number):
+        return Answer(
+            "transformation",
+            number,
+            one.name,
+            f"{_open_tasks(conn, number)}, and no site has any with what its jobs need",
+            "nothing, until a site has such computing",
+            person=True,
+            choices=COMPUTING,
+        )
     if decision.what is Remedy.WAIT:
         above = [parent for parent in found.parents if parent.state is not Transformation.COMPLETED]
         because = tuple(_transformation(conn, keeper, parent.transformation_id) for parent in above)
@@ -95,6 +106,12 @@ def _transformation(conn: Connection, keeper: Keeper, number: int) -> Answer:
         decision.choices,
         because,
     )
+
+
+def _has_no_pilot(conn: Connection, number: int) -> bool:
+    """Whether jobs of a transformation wait that suit the pilots of no site, and none runs."""
+    lanes = [lane for lane in jobs.lanes(conn) if lane.transformation_id == number and not lane.running]
+    return bool(without_pilot(lanes, [site.offer for site in jobs.computing(conn)]))
 
 
 _RESTING = {
