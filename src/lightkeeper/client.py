@@ -819,6 +819,10 @@ class Client:
         """The report of a transformation, or `operation` when it is one."""
         return self._get("transformations/show", name=name)
 
+    def usage(self, name: str) -> list[dict[str, Any]]:
+        """What jobs of a transformation used: mean, p50, p95 and most, by state and by what."""
+        return self._get("transformations/usage", name=name)
+
     def transformation_files(self, name: str, **given: Any) -> list[dict[str, Any]]:
         """Where files of a transformation stand: `status`, `task_status`, `limit`."""
         return self._get("transformations/files", name=name, **_without_none(given))
@@ -861,7 +865,7 @@ class Client:
         return self._get(f"jobs/{job_id}")
 
     def job_log(self, job_id: int) -> str:
-        """The end of what a job's tool printed."""
+        """What a job's tool printed, or its beginning and end."""
         return self._get(f"jobs/{job_id}/log")["text"]
 
     def kill_jobs(self, job_ids: Sequence[int], why: str, *, again: bool, dry_run: bool) -> dict[str, Any]:

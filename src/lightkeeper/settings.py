@@ -134,6 +134,34 @@ class Settings(BaseSettings):
     pilot_silence: Seconds = Field(timedelta(seconds=60), description="A pilot unheard of for so long is lost.")
     heartbeat: Seconds = Field(timedelta(seconds=5), description="How often a pilot says that it is alive.")
 
+    job_wall_time: Seconds = Field(
+        timedelta(days=1),
+        ge=timedelta(0),
+        description="How long a job may run, if its step asks for nothing else; 0: as long as it wants, and so below.",
+    )
+    job_memory_mb: int = Field(
+        8000,
+        ge=0,
+        description="Memory that all processes of a job may have together. A step can ask for another limit.",
+    )
+    job_processes: int = Field(
+        500, ge=0, description="Processes that a job may have at once. A step can ask for another limit."
+    )
+    job_disk_mb: int = Field(
+        50_000,
+        ge=0,
+        description="What a job may write into its folder, in one file and in all. A step can ask for another limit.",
+    )
+    job_files: int = Field(100_000, ge=0, description="Files and directories that a job may write into its folder.")
+    job_log_kb: int = Field(
+        64, ge=1, le=10_000, description="How much is kept of what a job prints: its first quarter and its end."
+    )
+    job_grace: Seconds = Field(
+        timedelta(seconds=10),
+        ge=timedelta(0),
+        description="How long a job that is told to end may take for it, before it is killed with all its processes.",
+    )
+
     probe_every: Seconds = Field(
         timedelta(seconds=60),
         gt=timedelta(0),

@@ -23,7 +23,7 @@ from lightkeeper_ctao.options import with_files_at
 from lightkeeper_ctao.outputs import either, known_products, offers, single, values_of
 from lightkeeper_ctao.slips import slips
 from lightkeeper_ctao.step import Condition, Step
-from lightkeeper_ctao.step_types import COMMON_KEYS, GENERAL, OBSOLETE, SOFTWARE
+from lightkeeper_ctao.step_types import COMMON_KEYS, GENERAL, LIMITS, OBSOLETE, SOFTWARE
 from lightkeeper_ctao.written import WrittenStep, check_parent, conditions, configuration, written_steps
 
 Sandbox = Callable[[str], bytes]
@@ -246,6 +246,7 @@ def _planned(
         priority=values.get("priority", 5),
         processors=values.get("nb_processors", 1),
         memory=values.get("memory", 0),
+        limits={name: values[key] * unit for key, (name, unit) in LIMITS.items() if key in values},
         cpu_time=values.get("cpu_time"),
         tags=tuple(values.get("tag", ())),
         without_input=kind.without_input,

@@ -43,6 +43,10 @@ GENERAL: Final[Readers] = {
     "tag": words,
     "nb_processors": positive,
     "memory": positive,
+    "max_memory": positive,
+    "max_disk": positive,
+    "max_processes": positive,
+    "wall_time": positive,
     "priority": positive,
     "input_sandbox": words,
     "input_limit": positive,
@@ -55,7 +59,16 @@ GENERAL: Final[Readers] = {
     "software_category": text,
     "split": text,
 }
-"""Keys of job_config for all types, except `type`. `group_by`, `memory` and `priority` are ours."""
+"""Keys of job_config for all types, except `type`. `group_by`, `memory`, `priority`, `wall_time` and those with
+max_ are ours."""
+
+LIMITS: Final[Mapping[str, tuple[str, int]]] = {
+    "max_memory": ("memory", 1_000_000),
+    "max_disk": ("disk", 1_000_000),
+    "max_processes": ("processes", 1),
+    "wall_time": ("wall_time", 1),
+}
+"""Keys that say what a job may use: what that is, and the unit."""
 
 MEANING: Final[Mapping[str, str]] = {
     "version": "version of the software, as it is written",
@@ -69,6 +82,10 @@ MEANING: Final[Mapping[str, str]] = {
     "tag": "words, separated by commas, that a pilot must offer",
     "nb_processors": "processors that one job needs",
     "memory": "MB of memory that one job needs",
+    "max_memory": "MB of memory at which a job is ended, instead of what the settings say",
+    "max_disk": "the same for MB that it writes",
+    "max_processes": "the same for processes that it has at once",
+    "wall_time": "the same for seconds from its start to its end",
     "priority": "1 is the most urgent; 5 when not given",
     "input_sandbox": "files beside the document, separated by commas, that are laid beside each job",
     "input_limit": "take only so many of the files that match, the first by their names",

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from lightkeeper.adapters.cwl_document import FILE, as_list, by_class, named, shape
-from lightkeeper.adapters.cwl_hints import PREFIXES, resources, warnings_of, without_ours
+from lightkeeper.adapters.cwl_hints import PREFIXES, limits, resources, warnings_of, without_ours
 from lightkeeper.adapters.cwl_step import Files, Step, Value
 from lightkeeper.domain.errors import Invalid
 from lightkeeper.domain.work import ALL_FILES, Companion, PlannedStep
@@ -66,6 +66,7 @@ def compile_step(
         priority=max(0, min(9, DIRAC_PRIORITY - step.hints.priority)),
         processors=int(needs.get("coresMin", needs.get("coresMax", 1)) + 0.999),
         memory=int(needs.get("ramMin", needs.get("ramMax", 0))),
+        limits=limits(needs, levels, once=not step.scatter and not (alone and group > 1)),
         dataset=taken.dataset,
         files=taken.files,
         companions=companions,

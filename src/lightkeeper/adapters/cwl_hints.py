@@ -122,10 +122,7 @@ def _explain(error: ValidationError) -> Invalid:
 
 def resources(levels: Sequence[tuple[Any, Any]]) -> Mapping[str, Any]:
     """The ResourceRequirement that holds: levels as (requirements, hints), outermost first."""
-    told: dict[str, Any] = {}
-    for n in (1, 0):
-        for level in levels:
-            told |= by_class(level[n]).get("ResourceRequirement", {})
+    told = _holding(levels, "ResourceRequirement")
     for key, value in told.items():
         if isinstance(value, str) and key != "class":
             raise Invalid(
@@ -135,4 +132,34 @@ def resources(levels: Sequence[tuple[Any, Any]]) -> Mapping[str, Any]:
         least, most = told.get(f"{what}Min"), told.get(f"{what}Max")
         if least is not None and most is not None and least > most:
             raise Invalid(f"ResourceRequirement: {what}Min {least} is more than {what}Max {most}")
+    return told
+
+
+MEBIBYTE = 1024 * 1024
+STARTING = 60
+"""Seconds beside a tool's own time: its runner begins and ends."""
+
+
+def limits(needs: Mapping[str, Any], levels: Sequence[tuple[Any, Any]], *, once: bool) -> dict[str, int]:
+    """What a job may use at the most: of memory and disk what ResourceRequirement reserves at the most, of time what
+    ToolTimeLimit says of one run of the tool. One that does not run it `once` is left to its runner. 0 is no limit."""
+    told: dict[str, int] = {}
+    if "ramMax" in needs:
+        told["memory"] = int(needs["ramMax"]) * MEBIBYTE
+    if "tmpdirMax" in needs or "outdirMax" in needs:
+        told["disk"] = MEBIBYTE * sum(
+            int(needs.get(f"{what}Max", needs.get(f"{what}Min", 1024))) for what in ("tmpdir", "outdir")
+        )
+    seconds = _holding(levels, "ToolTimeLimit").get("timelimit")
+    if isinstance(seconds, int):
+        told["wall_time"] = seconds + STARTING if seconds > 0 and once else 0
+    return told
+
+
+def _holding(levels: Sequence[tuple[Any, Any]], kind: str) -> dict[str, Any]:
+    """The requirement of a kind that holds, or else the hint."""
+    told: dict[str, Any] = {}
+    for n in (1, 0):
+        for level in levels:
+            told |= by_class(level[n]).get(kind, {})
     return told

@@ -54,6 +54,18 @@ class BadReplica(Body):
     silent: bool = False
 
 
+Amount = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+
+
+class Used(Body):
+    """What the tool of a job used: seconds, and bytes at the peak."""
+
+    cpu_seconds: Amount
+    wall_seconds: Amount
+    memory: Number64
+    disk: Number64
+
+
 class Finished(Body):
     """Outputs lie in the job's temporary area on `storage`."""
 
@@ -62,6 +74,7 @@ class Finished(Body):
     provenance: list[Text]
     environment: dict[Text, Text] = Field(default_factory=dict)
     log: Text
+    used: Used | None = None
     bad_replicas: tuple[BadReplica, ...] = ()
 
 
@@ -78,6 +91,7 @@ class Failure(Body):
     application_status: Text = Field(max_length=2000)
     exit_code: Number | None = None
     log: Text = ""
+    used: Used | None = None
     bad_replicas: tuple[BadReplica, ...] = ()
 
 

@@ -108,6 +108,10 @@ def make_router(ctx: Context, operator: Callable[..., None]) -> APIRouter:
             return as_json({"operation": operation})
         return as_json(report.transformation(ctx, transformations.one(ctx, name)))
 
+    @router.get("/usage")
+    def usage(name: str) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return as_json(report.used(ctx, transformations.one(ctx, name)))
+
     @router.get("/files")
     def files(  # pyright: ignore[reportUnusedFunction]
         name: str, status: str | None = None, task_status: str | None = None, limit: Limit = 1000

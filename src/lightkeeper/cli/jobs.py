@@ -10,6 +10,7 @@ from lightkeeper.cli.home import client
 from lightkeeper.cli.output import AsJson, DryRun, cell, err, out, show
 from lightkeeper.cli.work import BY_HAND, refs
 from lightkeeper.domain.errors import Invalid
+from lightkeeper.domain.limits import readable
 
 job = typer.Typer(help="Jobs: attempts of tasks.", no_args_is_help=True)
 share = typer.Typer(help="Shares of the processors, when more is wanted than there is.", no_args_is_help=True)
@@ -21,6 +22,7 @@ Jobs = Annotated[
 Why = Annotated[str, typer.Option("--why", help="The reason, which stays in the history.")]
 SUBMITTED = ("id", "production", "name", "status", "tasks", "done", "outputs")
 COLUMNS = ("job_id", "task_id", "attempt", "status", "minor_status", "application_status", "site", "started")
+USED = ("cpu_seconds", "wall_seconds", "memory", "disk")
 
 
 @job.command("list")
@@ -36,7 +38,8 @@ def jobs(
     """List jobs, latest first."""
     with client() as api:
         found = api.jobs(transformation=of, status=status, site=site, limit=limit)
-    show(found, as_json=as_json, columns=COLUMNS, empty="no job yet")
+    show(found if as_json else [_readable(one) for one in found], as_json=as_json, columns=COLUMNS + USED,
+         empty="no job yet")  # fmt: skip
 
 
 @job.command("submit")
@@ -71,16 +74,21 @@ def show_(
     if as_json:
         show(found, as_json=True)
         return
-    show(found["job"], as_json=False)
+    show(_readable(found["job"]), as_json=False)
     for lfn in found["inputs"]:
         out.print(f"  reads {cell('', lfn)}")
     for move in found["history"]:
         out.print(f"  {cell('at', move['at'])}  {move['source']} → {move['target']}  {cell('', move['why'])}")
 
 
+def _readable(job: dict[str, Any]) -> dict[str, Any]:
+    """A job with what it used in words."""
+    return job | {key: readable(key, job[key]) for key in USED if job[key] is not None}
+
+
 @job.command("logs")
 def job_log(job_id: Annotated[int, typer.Argument(metavar="ID", help="Number of the job.")]) -> None:
-    """Print the end of what a job's tool printed."""
+    """Print what a job's tool printed: when that was much, its beginning and its end."""
     with client() as api:
         out.print(api.job_log(job_id), markup=False)
 

@@ -12,6 +12,7 @@ from lightkeeper.cli.home import client
 from lightkeeper.cli.names import ByQuery, Names, names
 from lightkeeper.cli.output import AsJson, DryRun, cell, err, out, show
 from lightkeeper.domain.errors import Invalid
+from lightkeeper.domain.limits import readable
 from lightkeeper.domain.report import COLUMNS, ReportRow, RowKind, as_html, as_text
 
 transformation = typer.Typer(help="Transformations: work on every file that matches.", no_args_is_help=True)
@@ -78,6 +79,21 @@ def show_(ref: Ref, as_json: AsJson = False) -> None:
     )
     for move in found["history"]:
         out.print(f"  {cell('at', move['at'])}  {move['source']} → {move['target']}  {cell('', move['why'])}")
+
+
+@transformation.command("usage")
+def usage(ref: Ref, as_json: AsJson = False) -> None:
+    """Show what the jobs of a transformation used: the mean, half and 95 % of them at the most, and the most.
+
+    Seconds of processors and from start to end; memory and disk at the peak. What they may use stands in the settings,
+    and in the production.
+    """
+    with client() as api:
+        found = api.usage(ref)
+    figures = ("mean", "p50", "p95", "most")
+    lines = [one | {key: readable(one["what"], one[key]) for key in figures} for one in found]
+    columns = ("status", "jobs", "what", *figures)
+    show(found if as_json else lines, as_json=as_json, columns=columns, empty="no job has ended")
 
 
 @transformation.command("files")

@@ -63,6 +63,8 @@ class PlannedStep:
     feeders: tuple[int, ...] = ()
     """Earlier steps that make what `query` asks for, though none is named as the parent: it takes what any of them
     makes."""
+    limits: Mapping[str, int] = field(default_factory=dict[str, int])
+    """What its jobs may use where that is not what the settings say: names of `limits.ASKED`; 0 is no limit."""
     grouping: str | None = None
     """Plug-in that puts files into tasks; None: by the values of the keys in `group_by`, or by site without them."""
 

@@ -14,11 +14,12 @@ from lightkeeper.domain.policy import may_delete, plan_file
 from lightkeeper.domain.report import ReportRow, transformation_report
 from lightkeeper.domain.states import Transformation
 from lightkeeper.steps import rules
-from lightkeeper.store import catalog, db, healing, invariants, provenance, reports, topology, transfers
+from lightkeeper.store import catalog, db, healing, invariants, provenance, reports, topology, transfers, usage
 from lightkeeper.store.catalog import FileRow, ReplicaRow
 from lightkeeper.store.db import Connection
 from lightkeeper.store.provenance import Step
 from lightkeeper.store.reports import Healed, HistoryLine, Totals, TransformationSummary, Waiting
+from lightkeeper.store.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,12 @@ def transformation(ctx: Context, transformation_id: int) -> TransformationReport
     if summaries[0].status is Transformation.COMPLETED:
         waits_for = "nothing: it is complete"
     return TransformationReport(summaries[0], rows, waits_for, history)
+
+
+def used(ctx: Context, transformation_id: int) -> list[Usage]:
+    """What the jobs of a transformation used: mean and tail."""
+    with ctx.db.transaction() as conn:
+        return usage.of_transformation(conn, transformation_id)
 
 
 @dataclass(frozen=True, slots=True)

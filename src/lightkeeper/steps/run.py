@@ -20,6 +20,7 @@ from lightkeeper import __version__
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import Media, NewFile, SiteKind, StorageElement
 from lightkeeper.domain.errors import Conflict, Corrupt, Invalid, LightkeeperError, NotFound, Refused, Unavailable
+from lightkeeper.domain.limits import MB, Limits, Used, capped, limits_of
 from lightkeeper.domain.names import Fixity, Lfn, printable
 from lightkeeper.domain.provenance import RanActivity
 from lightkeeper.domain.sharing import suits
@@ -40,12 +41,12 @@ from lightkeeper.store import (
     topology,
     transfers,
     transitions,
+    usage,
 )
 from lightkeeper.store.jobs import ClaimedJob, CompletingJob, PilotRow
 from lightkeeper.store.suspicion import FailedRead
 
 JOBS = "/.lightkeeper/jobs"
-LOG_LIMIT = 64 * 1024
 
 
 # --- for pilots ------------------------------------------------------------------------------------------------
@@ -104,7 +105,7 @@ def claim(
         except LightkeeperError as error:
             fail(ctx, job.job_id, "Preparing the job", error.message, None)
             continue
-        orders.append(_order(ctx, job, recipe, own, sources, upload))
+        orders.append(_order(ctx, job, recipe, own, sources, upload) | {"limits": _limits(ctx, job, pilot)})
     ctx.log.info("jobs claimed", jobs=[job.job_id for job in begun], pilot=pilot.name, site=pilot.site)
     return orders
 
@@ -145,6 +146,22 @@ def _order(
     }
 
 
+def _limits(ctx: Context, job: ClaimedJob, pilot: PilotRow) -> dict[str, float]:
+    """What a job may use on its pilot."""
+    says = ctx.settings
+    default = Limits(
+        wall_time=says.job_wall_time.total_seconds(),
+        memory=says.job_memory_mb * MB,
+        processes=says.job_processes,
+        disk=says.job_disk_mb * MB,
+        files=says.job_files,
+        log=says.job_log_kb * 1024,
+        grace=says.job_grace.total_seconds(),
+    )
+    needs, has = (megabytes and megabytes * MB for megabytes in (job.memory_mb, pilot.memory_mb))
+    return asdict(limits_of(default, job.limits, needs=needs, has=has))
+
+
 def _software(ctx: Context, recipe: JobRecipe) -> dict[str, str] | None:
     """Where the software of a job is, as far as that is declared."""
     declared = ctx.settings.software.get(recipe.needs)
@@ -167,7 +184,8 @@ def finish_all(ctx: Context, pilot: PilotRow, reports: Mapping[int, Mapping[str,
     """A pilot has uploaded outputs of jobs: accept them. Once this has been noted the pilot is not needed any more.
     Returns the jobs that are not this pilot's; what it tells again, because an answer was lost, is done already.
 
-    Each of `reports`: storage, outputs [{name, size, sha256, adler32}], provenance [text], log, bad_replicas as below.
+    Each of `reports`: storage, outputs [{name, size, sha256, adler32}], provenance [text], log, used, bad_replicas as
+    below.
     """
     kept = {
         job_id: {key: report.get(key) for key in ("storage", "outputs", "provenance", "environment")}
@@ -175,7 +193,7 @@ def finish_all(ctx: Context, pilot: PilotRow, reports: Mapping[int, Mapping[str,
     }
     with ctx.db.transaction() as conn:
         taken = jobs.reported(conn, kept, pilot.pilot_id)
-        jobs.put_logs(conn, {job_id: _tail(str(reports[job_id].get("log", ""))) for job_id in taken})
+        _keep(ctx, conn, {job_id: reports[job_id] for job_id in taken})
         for job_id in taken:
             _suspect(ctx, conn, job_id, reports[job_id]["bad_replicas"])
         others = sorted(reports.keys() - set(taken))
@@ -185,14 +203,24 @@ def finish_all(ctx: Context, pilot: PilotRow, reports: Mapping[int, Mapping[str,
 
 
 def report_failure(ctx: Context, pilot: PilotRow, job_id: int, report: Mapping[str, Any]) -> None:
-    """A pilot says that a job failed. `report`: minor_status, application_status, exit_code, log, and bad_replicas
-    [{lfn, storage, why, silent}]: copies that did not read as the catalogue says, or gave no answer."""
+    """A pilot says that a job failed. `report`: minor_status, application_status, exit_code, log, used, and
+    bad_replicas [{lfn, storage, why, silent}]: copies that did not read as the catalogue says, or gave no answer."""
     with ctx.db.transaction() as conn:
         if job_id not in jobs.jobs_on_pilots(conn, [pilot.pilot_id]):
             raise Refused(f"job {job_id} is not this pilot's any more")
-        jobs.put_logs(conn, {job_id: _tail(str(report.get("log", "")))})
+        _keep(ctx, conn, {job_id: report})
         _suspect(ctx, conn, job_id, report["bad_replicas"])
     fail(ctx, job_id, report["minor_status"], report["application_status"], report.get("exit_code"))
+
+
+def _keep(ctx: Context, conn: db.Connection, reports: Mapping[int, Mapping[str, Any]]) -> None:
+    """What tools printed and used, as pilots tell."""
+    most = ctx.settings.job_log_kb * 1024
+    logs = {job_id: str(report.get("log", "")).replace("\0", "�") for job_id, report in reports.items()}
+    jobs.put_logs(conn, {job_id: capped(log, most) for job_id, log in logs.items()})
+    used = {job_id: Used(**report["used"]) for job_id, report in reports.items() if report.get("used")}
+    if used:
+        usage.put(conn, used)
 
 
 def goodbye(ctx: Context, pilot: PilotRow) -> None:
@@ -527,10 +555,6 @@ def _place(element: StorageElement) -> dict[str, str]:
 
 def _temporary(job_id: int, output: ExpectedOutput) -> str:
     return f"{JOBS}/{job_id}/{output.name}"
-
-
-def _tail(text: str) -> str:
-    return text[-LOG_LIMIT:].replace("\0", "�")
 
 
 def _digest(secret: str) -> bytes:

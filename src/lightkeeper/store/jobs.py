@@ -142,11 +142,13 @@ class ClaimedJob:
     transformation: str
     job_type: str
     body: Mapping[str, Any]
+    memory_mb: int | None
+    limits: Mapping[str, int]
 
 
 _CLAIMED = SQL("""
     SELECT job.job_id, job.attempt, job.task_id, task.number, t.transformation_id, t.name AS transformation, t.job_type,
-           t.body
+           t.body, t.memory_mb, t.limits
       FROM job
       JOIN task USING (task_id)
       JOIN transformation t ON t.transformation_id = job.transformation_id
@@ -358,7 +360,7 @@ def states(conn: Connection, job_ids: Sequence[int]) -> dict[int, tuple[Job, int
 
 
 def put_logs(conn: Connection, logs: Mapping[int, str]) -> None:
-    """Keep the end of what the tools of jobs printed."""
+    """Keep what the tools of jobs printed, or its beginning and end."""
     conn.execute(
         """
         INSERT INTO job_log (job_id, text) SELECT * FROM unnest(%s::bigint[], %s::text[])

@@ -147,7 +147,9 @@ def paces(conn: Connection, job_types: Sequence[str]) -> Mapping[str, Pace]:
         SELECT t.job_type, sum(j.seconds) / sum(i.n), sum(j.seconds) / nullif(sum(i.bytes), 0)
           FROM unnest(%(types)s::text[]) AS t (job_type)
          CROSS JOIN LATERAL (
-               SELECT job.task_id, x.processors * extract(epoch FROM job.ended - job.started)::float8 AS seconds
+               SELECT job.task_id,
+                      coalesce(job.cpu_seconds,
+                               x.processors * extract(epoch FROM job.ended - job.started))::float8 AS seconds
                  FROM job
                  JOIN task USING (task_id)
                  JOIN transformation x ON x.transformation_id = task.transformation_id

@@ -350,6 +350,10 @@ class JobLine:
     submitted: datetime
     started: datetime | None
     ended: datetime | None
+    cpu_seconds: float | None
+    wall_seconds: float | None
+    memory: int | None
+    disk: int | None
 
 
 def jobs(
@@ -367,7 +371,7 @@ def jobs(
         """
         SELECT job_id, task_id, attempt::int, t.name AS transformation, job.state::text AS status, minor_status,
                application_status, site.name AS site, pilot.name AS pilot, pilot.executor, pilot.handle,
-               job.submitted, started, ended
+               job.submitted, started, ended, cpu_seconds, wall_seconds, memory, disk
           FROM job
           JOIN transformation t USING (transformation_id)
           LEFT JOIN pilot USING (pilot_id)
@@ -389,7 +393,7 @@ def jobs(
 
 
 def job_log(conn: Connection, job_id: int) -> str | None:
-    """The end of what a job's tool printed."""
+    """What a job's tool printed, or its beginning and end."""
     return value(conn, "SELECT text FROM job_log WHERE job_id = %(id)s", id=job_id)
 
 

@@ -36,11 +36,13 @@ def add_transformation(
         """
         INSERT INTO transformation (production_id, parent_id, step, name, type, job_type, group_size, grouping,
                                     group_by, query, set_query, file_query, priority, destination_id, open, dataset_id,
-                                    body, processors, memory_mb, tags, n_tasks, by_lineage, feeders, input_limit)
+                                    body, processors, memory_mb, tags, n_tasks, by_lineage, feeders, input_limit,
+                                    limits)
         VALUES (%(production)s, %(parent)s, %(step)s, %(name)s, %(type)s, %(job_type)s, %(group_size)s, %(grouping)s,
                 %(group_by)s, %(query)s, %(set_query)s::jsonpath, %(file_query)s::jsonpath, %(priority)s,
                 (SELECT site_id FROM site WHERE site.name = %(destination)s), %(open)s, %(dataset)s, %(body)s,
-                %(processors)s, %(memory_mb)s, %(tags)s, %(n_tasks)s, %(by_lineage)s, %(feeders)s, %(input_limit)s)
+                %(processors)s, %(memory_mb)s, %(tags)s, %(n_tasks)s, %(by_lineage)s, %(feeders)s, %(input_limit)s,
+                %(limits)s)
         RETURNING transformation_id
         """,
         production=production_id,
@@ -67,6 +69,7 @@ def add_transformation(
         by_lineage=by_lineage,
         feeders=list(feeder_ids),
         input_limit=step.input_limit,
+        limits=Jsonb(dict(step.limits)),
     )
 
 

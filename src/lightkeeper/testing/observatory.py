@@ -54,7 +54,7 @@ class PlainReader:
         return Product(lfn, fixity, meta, tuple(problems))
 
 
-NEEDS = ("grouping", "processors", "memory", "priority")
+NEEDS = ("grouping", "processors", "memory", "limits", "priority")
 
 
 class PlainProductions:

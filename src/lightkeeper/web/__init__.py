@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from lightkeeper import __version__
 from lightkeeper.context import Context
 from lightkeeper.domain.errors import NotFound
+from lightkeeper.domain.limits import readable
 from lightkeeper.domain.names import printable
 from lightkeeper.web import copies, keeper, nights, overview, productions, words
 
@@ -143,5 +144,6 @@ def _templates() -> Environment:
         "file_name": words.file_name,
         "share": words.share,
         "told": words.told,
+        "used": readable,
     }
     return environment

@@ -10,10 +10,13 @@ from lightkeeper.domain.report import COLUMNS
 from lightkeeper.steps import report, tell
 from lightkeeper.steps.report import TransformationReport
 from lightkeeper.steps.why import Answer, why
-from lightkeeper.store import db, healing, messages, reports
+from lightkeeper.store import db, healing, messages, reports, usage
 from lightkeeper.store.messages import ConcernRow, MessageRow
 from lightkeeper.store.reports import Healed
+from lightkeeper.store.usage import Usage
 
+ASKED = 100_000
+"""With more jobs than this the page does not tell what they used: that would take too long."""
 SHOWN = 30
 """How many of each are shown; the page says where the others are."""
 
@@ -85,11 +88,12 @@ def _hidden(one: MessageRow) -> MessageRow:
 
 @dataclass(frozen=True, slots=True)
 class ReportPage:
-    """The report of one transformation."""
+    """The report of one transformation, and what its jobs used; nothing of that where there are too many to ask."""
 
     at: datetime
     report: TransformationReport
     answer: Answer
+    usage: list[Usage]
     columns: tuple[str, ...] = COLUMNS
 
 
@@ -98,4 +102,5 @@ def look_at(ctx: Context, transformation_id: int) -> ReportPage:
     found = report.transformation(ctx, transformation_id)
     answer = why(ctx, str(transformation_id))
     with ctx.db.transaction() as conn:
-        return ReportPage(db.now(conn), found, answer)
+        few = found.summary.done + found.summary.failed_attempts <= ASKED
+        return ReportPage(db.now(conn), found, answer, usage.of_transformation(conn, transformation_id) if few else [])

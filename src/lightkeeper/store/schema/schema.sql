@@ -763,7 +763,8 @@ CREATE TABLE transformation (
     memory_mb         int CHECK (memory_mb > 0),       -- of each job; NULL: it does not matter
     tags              text[] NOT NULL DEFAULT '{}',    -- what a pilot must have
     n_tasks           int NOT NULL DEFAULT 0 CHECK (n_tasks >= 0), -- tasks without input that are wanted: simulation
-    look_after        timestamptz NOT NULL DEFAULT now() -- its waiting files are not looked at before then
+    look_after        timestamptz NOT NULL DEFAULT now(), -- its waiting files are not looked at before then
+    limits            jsonb NOT NULL DEFAULT '{}'      -- what its jobs may use, where that is not as in the settings
 );
 CREATE INDEX transformation_production ON transformation (production_id);
 CREATE INDEX transformation_parent ON transformation (parent_id);
@@ -869,7 +870,11 @@ CREATE TABLE job (
     minor_status       text NOT NULL DEFAULT '',
     application_status text NOT NULL DEFAULT '',
     report             jsonb,                          -- outputs and activities as the pilot reported them
-    transformation_id  int NOT NULL                    -- that of its task
+    transformation_id  int NOT NULL,                   -- that of its task
+    cpu_seconds        real,                           -- what its tool used; NULL: nobody could tell
+    wall_seconds       real,
+    memory             bigint,                         -- bytes, at its peak, of all its processes together
+    disk               bigint                          -- bytes, at its peak, of what it wrote into its folder
 ) WITH (fillfactor = 70);
 CREATE UNIQUE INDEX job_attempt ON job (task_id, attempt);
 -- The report of a million tasks that are done is read from here alone.
@@ -927,10 +932,10 @@ CREATE TABLE job_alive (                               -- only jobs on a pilot; 
     seen     timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);
 
--- The end of what each job's tool printed.
+-- What each job's tool printed.
 CREATE TABLE job_log (
     job_id bigint PRIMARY KEY,
-    text   text NOT NULL                               -- the last 64 kB of what its tool printed
+    text   text NOT NULL                               -- its beginning and its end
 );
 
 -- A process at a site that asks for jobs.

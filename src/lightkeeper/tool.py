@@ -1,0 +1,253 @@
+"""How a pilot runs the CWL tool of a job: under a watchdog that holds it to its limits; and what it left.
+
+What it may use stands in the order of its job. It runs with cwltool, in a container or bare, in a session of its own
+below a watchdog (watchdog.py).
+"""
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lightkeeper import watchdog
+from lightkeeper.domain.limits import LEFT_OUT, Limit, Limits, Used, exceeded
+
+SECRET = "LIGHTKEEPER_PILOT_SECRET"  # noqa: S105  # the variable's name, not the secret
+PROVENANCE_LIMIT = 16_000_000
+"""Bytes of a provenance log: a longer one is none."""
+# `python -m cwltool` would end with 0 whatever happened.
+CWLTOOL = (sys.executable, "-c", "import sys; from cwltool.main import run; sys.exit(run())")
+SUMMARY = "outputs.json"
+CWLTOOL_OPTIONS = (
+    *("--disable-color", "--outdir", "out", "--tmpdir-prefix", "tmp/"),
+    *("--write-summary", SUMMARY),
+)
+WATCHDOG = (sys.executable, "-I", "-S", watchdog.__file__)
+ENGINES = {"apptainer": "--singularity", "singularity": "--singularity", "podman": "--podman"}
+"""Programs that run containers without privileges, and what cwltool calls them."""
+
+
+class JobFailed(Exception):
+    """A job cannot be done here: minor status, what the application said, its exit code, and what it used."""
+
+    def __init__(self, minor: str, application: str, exit_code: int | None = None, used: Used | None = None) -> None:
+        super().__init__(minor, application)
+        self.minor, self.application, self.exit_code, self.used = minor, application, exit_code, used
+
+
+def run(
+    job: Mapping[str, Any], folder: Path, log: Path, watched: Callable[["subprocess.Popen[bytes] | None"], None]
+) -> Used:
+    """Run the job's CWL tool with cwltool, and return what it used; raises JobFailed when it does not succeed, is
+    ended, or leaves an output out. `watched` is told who watches it, whom SIGTERM has end it; then that nobody does."""
+    (folder / "tmp").mkdir()
+    environment = {key: value for key, value in os.environ.items() if key != SECRET}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
+    environment |= job["environment"]
+    if programs := _programs(job):
+        environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
+    kept = [name for name in ("NUMBA_CACHE_DIR", "XDG_CONFIG_HOME", *job["environment"]) if name in environment]
+    command = [
+        *CWLTOOL,
+        *CWLTOOL_OPTIONS,
+        _engine(_container(job), environment["PATH"]),
+        *_default_container(job),
+        *(f"--preserve-environment={name}" for name in kept),
+        "tool.cwl",
+        "inputs.json",
+    ]
+    used = watch(command, folder, environment, Limits(**job["limits"]), log, watched)
+    for name in [*job["outputs"], *job["provenance_logs"]]:
+        if not (folder / "out" / name).is_file():
+            raise JobFailed("Application left no output", f"it ended with 0, but did not make {name}", 0, used)
+    return used
+
+
+def watch(
+    command: list[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    limits: Limits,
+    log: Path,
+    watched: Callable[["subprocess.Popen[bytes] | None"], None],
+) -> Used:
+    """Run a command in a folder under a watchdog; raises JobFailed when it does not end with 0, or is ended."""
+    order = {
+        "command": command,
+        "log": str(log),
+        "without": "inputs",
+        "left_out": LEFT_OUT,
+        "parent": os.getpid(),
+        "limits": asdict(limits),
+    }
+    process = subprocess.Popen(
+        [*WATCHDOG, json.dumps(order)],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=_be_a_watchdog,
+    )
+    watched(process)
+    told, _ = process.communicate()
+    watched(None)
+    if not told:
+        watchdog.end_all(os.getpid(), 0, _reap)
+        raise JobFailed("Watchdog killed", "whoever held it to its limits was killed, so it was ended")
+    ended = json.loads(told)
+    used = Used(**{name: ended[name] for name in ("cpu_seconds", "wall_seconds", "memory", "disk")})
+    exit_code = ended["exit_code"]
+    if ended["exceeded"] is not None:
+        limit, amount = ended["exceeded"]
+        raise JobFailed(*exceeded(Limit(limit), amount, limits), exit_code, used)
+    if ended["unwanted"]:
+        raise JobFailed("Watchdog killed", "somebody told its watchdog to end it", exit_code, used)
+    if exit_code != 0:
+        raise JobFailed(*_why_failed(text_of(log), exit_code, limits), exit_code, used)
+    return used
+
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+PDEATHSIG, CHILD_SUBREAPER = 1, 36
+
+
+def _be_a_watchdog() -> None:
+    """In the child: it is told when the pilot disappears, and adopts what the job leaves alone."""
+    if sys.platform == "linux":
+        LIBC.prctl(PDEATHSIG, signal.SIGTERM)
+        LIBC.prctl(CHILD_SUBREAPER, 1)
+
+
+def adopt_orphans() -> None:
+    """What a watchdog leaves behind that was killed comes to this process."""
+    if sys.platform == "linux":
+        LIBC.prctl(CHILD_SUBREAPER, 1)
+
+
+def _reap() -> None:
+    """Take note of orphans that have ended."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _programs(job: Mapping[str, Any]) -> Path | None:
+    """The folder of the programs that the job's software declares; raises JobFailed when it is not here."""
+    software = job.get("software")
+    if software is None or software["kind"] == "container":
+        return None
+    place = Path(software["place"])
+    programs = place / "bin" if (place / "bin").is_dir() else place
+    if not programs.is_dir():
+        raise JobFailed("Software not found", f"{software['name']} is declared to be in {place}, which is not here")
+    return programs
+
+
+def _container(job: Mapping[str, Any]) -> str:
+    declared = (job.get("software") or {}).get("kind") == "container"
+    return "needed" if declared else job.get("container", "")
+
+
+def _default_container(job: Mapping[str, Any]) -> list[str]:
+    software = job.get("software") or {}
+    return [f"--default-container={software['place']}"] if software.get("kind") == "container" else []
+
+
+def environment(job: Mapping[str, Any]) -> dict[str, str]:
+    """What a job ran in, for its provenance."""
+    software = job.get("software")
+    declared = {"declared": f"{software['kind']} {software['place']}"} if software else {}
+    return declared | {"host": socket.gethostname(), "cwltool": version("cwltool")}
+
+
+def _engine(container: str, path: str) -> str:
+    """How cwltool runs a tool: in a container when one is wanted and there is an engine, else bare if it may."""
+    engine = next((name for name in ENGINES if shutil.which(name, path=path)), None) if container else None
+    if engine is not None:
+        return ENGINES[engine]
+    if container == "needed":
+        raise JobFailed("No container engine", f"the job needs a container; none of {', '.join(ENGINES)} is here")
+    return "--no-container"
+
+
+def outputs(job: Mapping[str, Any], folder: Path) -> list[tuple[str, str | None]]:
+    """What is uploaded by its name below the folder of outputs, with the tool's output when only the run named it."""
+    found: dict[str, str | None] = dict.fromkeys(job["outputs"])
+    if not job.get("collected"):
+        return list(found.items())
+    told = json.loads((folder / SUMMARY).read_text())
+    out = (folder / "out").resolve()
+    for parameter in job["collected"]:
+        for path in _files_in(told.get(parameter)):
+            inside = path.is_relative_to(out) and path.resolve().is_relative_to(folder.resolve())
+            if not inside or not path.is_file():
+                raise JobFailed("Application left no output", f"output {parameter} is no file of the job: {path}", 0)
+            found[path.relative_to(out).as_posix()] = parameter
+    return list(found.items())
+
+
+def _files_in(value: Any) -> Iterator[Path]:
+    """The files of an output value of CWL, those of directories and those that belong to others too."""
+    match value:
+        case {"class": "Directory"}:
+            yield from (Path(folder) / name for folder, _, names in os.walk(value["path"]) for name in sorted(names))
+        case {"class": "File"}:
+            yield Path(value["path"])
+            yield from _files_in(value.get("secondaryFiles"))
+        case dict():
+            yield from (path for item in value.values() for path in _files_in(item))
+        case list():
+            yield from (path for item in value for path in _files_in(item))
+        case _:
+            return
+
+
+def _why_failed(log: str, exit_code: int, limits: Limits) -> tuple[str, str]:
+    """Minor status and sentence of a program that ended with another status than 0. Two limits are known by what those
+    say who meet them."""
+    if found := re.search(r"exceeded time limit of (\d+) seconds", log):
+        seconds = float(found[1])
+        return exceeded(Limit.WALL_TIME, seconds, replace(limits, wall_time=seconds))
+    if limits.disk and re.search(r"File too large|SIGXFSZ", log):
+        return exceeded(Limit.DISK, limits.disk, limits)
+    return "Application Finished With Errors", _what_it_said(log, exit_code)
+
+
+def _what_it_said(log: str, exit_code: int) -> str:
+    """The line of the log that tells why: the tool's own end before cwltool's."""
+    killed = re.search(r"was terminated by signal: (\w+)", log)
+    if killed:
+        return f"received kill signal {killed[1]} while executing"
+    ended = re.findall(r"exited with status: (-?\d+)", log)
+    errors = [line.strip() for line in log.splitlines() if re.search(r"error|critical|exception|killed", line, re.I)]
+    said = errors[0] if errors else (log.strip().splitlines() or ["it said nothing"])[-1]
+    return f"exit code {ended[0] if ended else exit_code}: {said[:300]}"
+
+
+def text_of(log: Path) -> str:
+    """A log that the watchdog kept short; empty when there is none."""
+    try:
+        return log.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def provenance(path: Path) -> str:
+    """A provenance log that the tool left; raises JobFailed for what cannot be one."""
+    with path.open("rb") as file:
+        told = file.read(PROVENANCE_LIMIT + 1)
+    if len(told) > PROVENANCE_LIMIT:
+        raise JobFailed("Application left no output", f"the provenance log {path.name} is too long to be one", 0)
+    return told.decode(errors="replace")
