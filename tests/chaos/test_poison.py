@@ -1,5 +1,5 @@
-"""T21: programs of the worst kind. Each is ended for the limit that it exceeds, nothing of it is left, and jobs beside it
-do not notice. Limits are low here, and the programs bounded in themselves."""
+"""T21: programs of the worst kind. Each is ended for the limit that it exceeds, nothing of it is left, and jobs beside
+it do not notice. Limits are low here, and the programs bounded in themselves."""
 
 import os
 import subprocess
@@ -53,7 +53,7 @@ POISONS = {
     "fills the disk": (poison.FILLS_DISK, "Disk limit exceeded", "and may write 50.0 MB: let it write less"),
     "one large file": (poison.ONE_LARGE_FILE, "Disk limit exceeded", "it wrote 50.0 MB and may write 50.0 MB"),
     "fills inodes": (poison.FILLS_INODES, "Disk limit exceeded", "files and may write 500"),
-    "never ends": (poison.NEVER_ENDS, "Wall time limit exceeded", "it ran for 1 seconds and may run for 1 seconds"),
+    "never ends": (poison.NEVER_ENDS, "Wall time limit exceeded", "it ran for 1 second and may run for 1 second"),
     "ignores TERM": (poison.IGNORES_TERM, "Wall time limit exceeded", "let its step ask for more time"),
     "goes deep": (poison.DEEP, "Disk limit exceeded", "files and may write 500"),
 }
@@ -127,8 +127,8 @@ def test_without_limits_nothing_is_limited(tmp_path: Path):
 
 def test_a_program_whose_watchdog_is_killed_fails_and_is_ended_by_the_pilot(tmp_path: Path):
     pilot = (
-        "import sys; from pathlib import Path; from tests.chaos import poison, test_poison; from lightkeeper import tool\n"
-        "tool.adopt_orphans(); print(test_poison.run(Path(sys.argv[1]), poison.KILLS_ITS_WATCHDOG).minor)"
+        "import sys; from pathlib import Path; from tests.chaos import poison, test_poison\n"
+        "from lightkeeper import tool; tool.adopt_orphans(); print(test_poison.run(Path(sys.argv[1]), poison.KILLS_ITS_WATCHDOG).minor)"
     )
     told = subprocess.run(
         [sys.executable, "-c", pilot, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
