@@ -16,7 +16,7 @@ from tests.chaos import poison
 from lightkeeper import tool
 from lightkeeper.domain.limits import MB, Limits, Used
 
-LIMITS = Limits(wall_time=1, memory=200 * MB, processes=40, disk=50 * MB, files=500, log=8192, grace=0.3)
+LIMITS = Limits(wall_time=60, memory=200 * MB, processes=40, disk=50 * MB, files=500, log=8192, grace=0.3)
 
 
 def run(folder: Path, program: str, limits: Limits = LIMITS) -> Used | tool.JobFailed:
@@ -63,7 +63,7 @@ POISONS = {
 def test_a_poison_is_ended_for_the_limit_it_exceeds_and_nothing_of_it_is_left(
     tmp_path: Path, program: str, minor: str, told: str
 ):
-    failure = run(tmp_path, program)
+    failure = run(tmp_path, program, replace(LIMITS, wall_time=1) if minor.startswith("Wall") else LIMITS)
     assert isinstance(failure, tool.JobFailed)
     assert failure.minor == minor
     assert told in failure.application
@@ -128,7 +128,8 @@ def test_without_limits_nothing_is_limited(tmp_path: Path):
 def test_a_program_whose_watchdog_is_killed_fails_and_is_ended_by_the_pilot(tmp_path: Path):
     pilot = (
         "import sys; from pathlib import Path; from tests.chaos import poison, test_poison\n"
-        "from lightkeeper import tool; tool.adopt_orphans(); print(test_poison.run(Path(sys.argv[1]), poison.KILLS_ITS_WATCHDOG).minor)"
+        "from lightkeeper import tool\ntool.adopt_orphans()\n"
+        "print(test_poison.run(Path(sys.argv[1]), poison.KILLS_ITS_WATCHDOG).minor)"
     )
     told = subprocess.run(
         [sys.executable, "-c", pilot, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
@@ -140,8 +141,7 @@ def test_a_program_whose_watchdog_is_killed_fails_and_is_ended_by_the_pilot(tmp_
 def test_nothing_of_a_job_outlives_a_pilot_that_is_killed(tmp_path: Path):
     pilot = (
         "import sys; from pathlib import Path; from tests.chaos import poison, test_poison\n"
-        "from dataclasses import replace; limits = replace(test_poison.LIMITS, wall_time=60)\n"
-        'test_poison.run(Path(sys.argv[1]), \'open("begun", "w").close();\' + poison.IGNORES_TERM, limits)'
+        'test_poison.run(Path(sys.argv[1]), \'open("begun", "w").close();\' + poison.IGNORES_TERM)'
     )
     process = subprocess.Popen([sys.executable, "-c", pilot, str(tmp_path)])
     until(lambda: (tmp_path / "begun").exists())
