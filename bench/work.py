@@ -44,7 +44,7 @@ PRODUCTIONS = {"small": 300, "full": 1500}
 TASKS = {"small": 4_000, "full": 20_000}
 PENDING = {"small": 200_000, "full": 5_000_000}
 CLIENTS = 4
-BATCH = 20
+BATCH = 100
 FOR_SECONDS = {"small": 10, "full": 30}
 TOPOLOGY = """
 sites:
