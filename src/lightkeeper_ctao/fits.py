@@ -7,7 +7,6 @@ interprets tables. Constant memory for any size; whatever the bytes are, the ans
 import hashlib
 import re
 from collections.abc import Collection, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -26,6 +25,7 @@ MAX_KEPT = 16 * 1024 * 1024
 MAX_DATA = 2**62
 
 _END = b"END".ljust(CARD)
+_ALLOWED = bytes(range(32, 127))
 _ONES = 0xFFFFFFFF
 _WORDS = np.dtype(">u4")
 _COMMENTARY = frozenset({"COMMENT ", "HISTORY ", "HIERARCH", "CONTINUE", "        "})
@@ -58,7 +58,7 @@ class Hdu:
     def integer(self, key: str) -> int | None:
         """Value of card `key` as a number; None when there is no card or its value is not an integer."""
         rest = self.cards.get(key.ljust(8), "")
-        if rest[:1] == "=" and (bare := rest[1:22].strip()).isdecimal() and rest[22:24] in ("  ", " /"):
+        if rest[22:24] in ("  ", " /") and rest[:1] == "=" and (bare := rest[1:22].strip()).isdecimal():
             return int(bare)  # as nearly all are
         text = self.text(key)
         return int(text) if text is not None and _INT.match(text) else None
@@ -88,19 +88,19 @@ def walk(file: BinaryIO, *, keep: Collection[str] = (), sums_needed: bool = True
     problems: list[str] = []
     wanted = set(keep)
     complete = False
-    with _Stream(file) as stream:
-        try:
-            while not stream.at_end():
-                hdus.append(_read_hdu(stream, len(hdus), wanted, problems, sums_needed))
-                if len(problems) > MAX_PROBLEMS:
-                    raise _Lost("and so on: there are too many problems to list them all")
-            if not hdus:
-                raise _Lost("the file is empty")
-            complete = True
-        except _Lost as lost:
-            problems.append(str(lost))
-        stream.drain()
-        return Walk(stream.fixity(), tuple(hdus), tuple(problems), complete)
+    stream = _Stream(file)
+    try:
+        while not stream.at_end():
+            hdus.append(_read_hdu(stream, len(hdus), wanted, problems, sums_needed))
+            if len(problems) > MAX_PROBLEMS:
+                raise _Lost("and so on: there are too many problems to list them all")
+        if not hdus:
+            raise _Lost("the file is empty")
+        complete = True
+    except _Lost as lost:
+        problems.append(str(lost))
+    stream.drain()
+    return Walk(stream.fixity(), tuple(hdus), tuple(problems), complete)
 
 
 def ones_complement(data: bytes | memoryview, start: int = 0) -> int:
@@ -116,7 +116,7 @@ class _Lost(Exception):
 
 
 class _Stream:
-    """The file in blocks, while its checksums are taken. A large file is hashed by a second thread."""
+    """The file in blocks, while its checksums are taken: bytes are summed while they are in the processor's cache."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -124,17 +124,8 @@ class _Stream:
         self._at = 0
         self._sha256 = hashlib.sha256()
         self._adler32 = 1
-        self._hasher: ThreadPoolExecutor | None = None
-        self._hashing: Future[None] | None = None
-        self._buffers: list[memoryview] = []
+        self._buffer: memoryview | None = None
         self.size = 0
-
-    def __enter__(self) -> "_Stream":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._hasher:
-            self._hasher.shutdown()
 
     def at_end(self) -> bool:
         """Whether no byte is left."""
@@ -158,24 +149,20 @@ class _Stream:
 
     def fixity(self) -> Fixity:
         """Size and checksums of the bytes so far; after `drain`, of the file."""
-        if self._hashing:
-            self._hashing.result()
         return Fixity(self.size, self._sha256.hexdigest(), f"{self._adler32:08x}")
 
     def _fill(self) -> bool:
-        data = self._next_of_many() if self._buffers else memoryview(self._next())
+        data = memoryview(self._first()) if self._buffer is None else self._next(self._buffer)
         self._chunk, self._at = data, 0
         self.size += len(data)
-        if len(data) == CHUNK and not self._buffers:
-            self._buffers = [memoryview(bytearray(CHUNK)) for _ in range(2)]
-        if self._buffers and data:
-            self._hash_beside(data)
-        else:
-            self._sha256.update(data)
+        if len(data) == CHUNK and self._buffer is None:
+            self._buffer = memoryview(bytearray(CHUNK))
+        self._sha256.update(data)
         self._adler32 = adler32(data, self._adler32)
         return bool(data)
 
-    def _next(self) -> bytes:
+    def _first(self) -> bytes:
+        """All of a small file."""
         parts: list[bytes] = []
         missing = CHUNK
         while missing and (part := self._file.read(missing)):
@@ -183,30 +170,23 @@ class _Stream:
             missing -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _next_of_many(self) -> memoryview:
-        """Into the buffer that is not being hashed; what was taken of it before is no longer looked at."""
-        self._buffers.reverse()
-        buffer, size = self._buffers[0], 0
+    def _next(self, buffer: memoryview) -> memoryview:
+        """Into the one buffer; what was taken of it before is no longer looked at."""
+        size = 0
         while size < CHUNK and (more := self._file.readinto(buffer[size:])):  # type: ignore[attr-defined]
             size += more
         return buffer[:size]
-
-    def _hash_beside(self, data: memoryview) -> None:
-        if not self._hasher:
-            self._hasher = ThreadPoolExecutor(1, thread_name_prefix="sha256")
-        if self._hashing:
-            self._hashing.result()
-        self._hashing = self._hasher.submit(self._sha256.update, data)
 
 
 def _read_hdu(stream: _Stream, number: int, wanted: set[str], problems: list[str], sums_needed: bool) -> Hdu:
     if number == MAX_HDUS:
         raise _Lost(f"the file has more than {MAX_HDUS} HDUs")
-    header = _read_header(stream, number)
+    written = _read_header(stream, number)
+    header = written.decode("latin1")
     cards = dict(_CARDS.findall(header))
     hdu = Hdu("", cards)
     name = "PRIMARY" if number == 0 else printable(hdu.text("EXTNAME") or f"number {number + 1}")
-    if not (header.isascii() and header.isprintable()):
+    if written.translate(None, _ALLOWED):
         problems.append(f"the header of HDU {name} holds characters that FITS does not allow")
     _find_duplicates(name, header, cards, problems)
 
@@ -216,11 +196,11 @@ def _read_hdu(stream: _Stream, number: int, wanted: set[str], problems: list[str
         problems.append(f"the data of HDU {name} are too large to be what they should be: {size} bytes")
     wanted.discard(name)
     data_sum = _read_data(stream, name, size, kept)
-    _verify(hdu, name, ones_complement(header.encode("latin1"), data_sum), data_sum, problems, sums_needed)
+    _verify(hdu, name, ones_complement(written, data_sum), data_sum, problems, sums_needed)
     return Hdu(name, cards, b"".join(kept)[:size] if kept is not None else None)
 
 
-def _read_header(stream: _Stream, number: int) -> str:
+def _read_header(stream: _Stream, number: int) -> bytes:
     blocks: list[bytes] = []
     while True:
         block = bytes(stream.take(BLOCK))
@@ -235,7 +215,7 @@ def _read_header(stream: _Stream, number: int) -> str:
         while end > 0 and end % CARD:
             end = block.find(_END, end + 1)
         if end >= 0:
-            return b"".join(blocks).decode("latin1")
+            return b"".join(blocks)
         if len(blocks) == MAX_HEADER_BLOCKS:
             raise _Lost(f"the header of HDU number {number + 1} has no END card in {MAX_HEADER_BLOCKS} blocks")
 
@@ -255,8 +235,10 @@ def _find_duplicates(name: str, header: str, cards: Mapping[str, str], problems:
 
 def _data_size(hdu: Hdu, name: str) -> int:
     def must(key: str, default: int | None = None) -> int:
-        value = hdu.integer(key) if f"{key:8s}" in hdu.cards or default is None else default
+        value = hdu.integer(key)
         if value is None:
+            if default is not None and key.ljust(8) not in hdu.cards:
+                return default
             raise _Lost(f"HDU {name} has no usable {key} card; what follows cannot be found")
         return value
 

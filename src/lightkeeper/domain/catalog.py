@@ -130,6 +130,8 @@ def normalise(key: MetaKey, value: object) -> MetaValue:
     Raises Invalid for anything that would have to be guessed.
     """
     if type(value) is int and key.type is KeyType.INT:
+        return value  # as nearly all are
+    if type(value) is str and key.type is KeyType.STRING and value.isascii() and "\0" not in value:
         return value
     if not is_storable(value):
         raise Invalid(
@@ -150,12 +152,10 @@ def normalise(key: MetaKey, value: object) -> MetaValue:
         case KeyType.STRING, str():
             return value
         case KeyType.TIME, datetime():
-            if value.tzinfo is not None:  # texts in one zone sort as the times do
-                value = value.astimezone(UTC).replace(tzinfo=None)
-            return value.isoformat(timespec="microseconds" if value.microsecond else "seconds")
+            return _time_text(value)
         case KeyType.TIME, str():
             try:
-                return normalise(key, datetime.fromisoformat(value))
+                return _time_text(datetime.fromisoformat(value))
             except (ValueError, OverflowError):
                 pass
         case KeyType.JSON, list() | dict():
@@ -163,6 +163,13 @@ def normalise(key: MetaKey, value: object) -> MetaValue:
         case _:
             pass
     raise Invalid(f"metadata key '{key.name}' is of type {key.type}; {value!r} is not")
+
+
+def _time_text(time: datetime) -> str:
+    """Texts in one zone sort as the times do."""
+    if time.tzinfo is not None:
+        time = time.astimezone(UTC).replace(tzinfo=None)
+    return time.isoformat(timespec="microseconds" if time.microsecond else "seconds")
 
 
 class SiteKind(StrEnum):

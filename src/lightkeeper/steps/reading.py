@@ -163,13 +163,14 @@ class _Delivery:
         if self._file and self._reader:
             with self._file, self._refusing():
                 self._reading = self._read(self._file, self._reader, progress)
-        reading = self._reading or Reading(Found.AWAY, why="it was not read")
-        return replace(reading, trigger=self._trigger and (self._trigger.st_ino, self._trigger.st_ctime_ns))
+        one = self._reading or Reading(Found.AWAY, why="it was not read")
+        trigger = self._trigger and (self._trigger.st_ino, self._trigger.st_ctime_ns)
+        return Reading(one.found, one.product, one.why, trigger, one.quiet)
 
     def _read(self, file: BinaryIO, reader: ProductReader, progress: Progress) -> Reading:
         before = self._before
         announced = _announced(self.storage, self.path, self._trigger)
-        told = io.BytesIO(file.read(WHOLE)) if self.size < WHOLE else cast("BinaryIO", _Noticed(file, progress))
+        told = io.BytesIO(_whole(file, self.size)) if self.size < WHOLE else cast("BinaryIO", _Noticed(file, progress))
         product = reader.read(told, self.path)
         after, still = os.fstat(file.fileno()), _status(f"{self.root}{self.path}")
         if before is None or still is None or not _same(before, after) or not _same(before, still):
@@ -226,6 +227,12 @@ class _Noticed:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
+
+
+def _whole(file: BinaryIO, size: int) -> bytes:
+    """A small file, with no look at what may follow: that it has not changed is seen otherwise."""
+    data = cast("io.BufferedReader", file).read1(size)
+    return data if len(data) == size else data + file.read(size - len(data))
 
 
 def identity(root: Path, path: str) -> tuple[int, int] | None:
