@@ -105,3 +105,11 @@ while True:  # upwards, to the one that is called like it
 os.kill(parent, signal.SIGKILL)
 time.sleep(600)
 """
+MAKES_A_FILE = "open('made.txt', 'w').write('light')"
+MAKES_A_PIPE = "import os; os.mkfifo('made.txt')"
+MAKES_A_FOREIGN_LINK = "import os; os.symlink('/etc/hostname', 'made.txt')"
+MAKES_AN_ODD_NAME = """
+import os
+os.mkdir("made.txt")
+open(b"made.txt/\\xff\\x80", "w").close()
+"""
