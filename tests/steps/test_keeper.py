@@ -1,6 +1,8 @@
 """Transformations end on their own, or say in one sentence what a person must decide; what may not be is put right."""
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from itertools import product
 from typing import Any
@@ -24,6 +26,34 @@ def one_of(world: World, type_: str, name: str, files: int = 1, group_size: int 
     """A production of one transformation of a type, with files of its own."""
     world.register(*(f"/test/raw/{name}{n}.plain" for n in range(files)), night=name)
     submit(world, {"query": {"night": name}, "group_size": group_size, "type": type_}, name=name)
+
+
+@pytest.mark.feature("S1-050")
+@pytest.mark.parametrize("most", [10, 3])
+def test_as_many_transformations_are_looked_after_at_once_as_the_topology_says_and_no_more(world: World, most: int):
+    if most != Keeper().threads:
+        options(world, f"threads: {most}")
+    for n in range(2 * most):
+        one_of(world, "Merging", f"p{n}", files=1, group_size=2)
+    transform.make_tasks(world.ctx)
+    looking = threading.Thread(target=heal.look_after_work, args=(world.ctx,))
+    with world.ctx.db.transaction() as conn:
+        conn.execute("LOCK TABLE remedy IN SHARE MODE")  # nothing can be remedied meanwhile
+        looking.start()
+        seen = 0
+        deadline = time.monotonic() + 30
+        while seen < most and time.monotonic() < deadline:
+            seen = max(seen, at_work())
+            time.sleep(0.01)
+        time.sleep(0.2)
+        assert (seen, at_work()) == (most, most)
+    looking.join(60)
+    assert world.value("SELECT count(*) FROM transformation WHERE flushes = 1") == 2 * most
+    assert at_work() == 0
+
+
+def at_work() -> int:
+    return sum(thread.name.startswith("keeper") for thread in threading.enumerate())
 
 
 def states(world: World) -> dict[str, str]:

@@ -110,6 +110,40 @@ def test_weakness_9_nothing_is_reported_while_no_job_fails_or_nothing_changes(te
     assert len(sink.mails) == 2, "nothing changed since"
 
 
+@pytest.mark.feature("S1-072")
+def test_what_happens_while_messages_are_switched_off_is_told_when_they_are_on_again(telling: World, sink: MailSink):
+    """Ten minutes: an attempt fails in each, then all of it is done."""
+    telling.register(*(f"/test/raw/n{n}.plain" for n in range(10)))
+    submit(telling, {"query": {"level": 0}, "group_size": 1})
+    hands = Hands.at(telling, "North")
+    options(telling, "tell: [ops@example.org]", "send: false")
+    for _ in range(10):
+        go_on(telling)
+        job = hands.claim()
+        assert job
+        hands.fail(job, f"exit code 1: broken in task {job['task_id']}")
+        tell_all(telling)
+        telling.value(
+            "UPDATE message SET not_before = not_before - interval '1 minute', created = created - interval '1 minute'"
+        )
+    do_all(telling, hands)
+    tell_all(telling)
+    assert sink.mails == []
+    options(telling, "tell: [ops@example.org]", "send: true")
+    tell_all(telling)
+    assert sorted(subjects(sink)) == [
+        "[Lightkeeper] Completed Transformation 1",
+        "[Lightkeeper] Reassigned 10 LFNs on transformation 1",
+        "[Lightkeeper] Report on ['Active'] transformations",
+    ]
+    (report,) = [text_of(mail) for mail in sink.mails if "Report" in str(mail["Subject"])]
+    (again,) = [text_of(mail) for mail in sink.mails if "Reassigned" in str(mail["Subject"])]
+    assert all(f"n{n}.plain" in again for n in range(10))
+    assert report
+    tell_all(telling)
+    assert len(sink.mails) == 3, "nothing twice"
+
+
 def test_what_a_person_must_decide_is_mailed_once_with_what_he_can_do(telling: World, sink: MailSink):
     telling.register("/test/raw/n1.plain")
     submit(telling, {"query": {"level": 0}, "group_size": 1})

@@ -44,7 +44,8 @@ class Keeper:
     """Everything that the topology document says about the keeper.
 
     `look`, `complete`, `flush`, `reassign`, `report`: the types of transformations with which it does that; None: with
-    all. `own`: what differs for one type. `period`: at most one message of a kind to an address in it.
+    all. `own`: what differs for one type. `period`: at most one message of a kind to an address in it. `send`: messages
+    are sent; else they are kept until they are.
     """
 
     every: timedelta = timedelta(minutes=10)
@@ -52,6 +53,7 @@ class Keeper:
     sender: str = "lightkeeper@localhost"
     subject: str = "[Lightkeeper]"
     html: bool = True
+    send: bool = True
     period: timedelta = timedelta(hours=1)
     states: tuple[Transformation, ...] = (Transformation.ACTIVE,)
     look: frozenset[str] | None = None
@@ -79,9 +81,13 @@ class Keeper:
         return replace(of_lists, **self.own.get(type_, {}))
 
 
+PLAIN = ("threads", "sender", "subject", "html", "send")
+"""Options that are kept as they are written."""
+
+
 def keeper_of(given: Mapping[str, Any]) -> Keeper:
     """What a topology document says, as it was checked: lists are lists, times are seconds."""
-    made: dict[str, Any] = {name: given[name] for name in ("threads", "sender", "subject", "html") if name in given}
+    made: dict[str, Any] = {name: given[name] for name in PLAIN if name in given}
     made |= {name: timedelta(seconds=given[name]) for name in ("every", "period") if name in given}
     lists = {"types": "look"} | {name: name for name in ("complete", "flush", "reassign", "report")}
     made |= {name: frozenset[str](given[key]) for key, name in lists.items() if given.get(key) is not None}

@@ -43,8 +43,9 @@ class KeeperPart(Part):
     `report`: the types that are looked at, completed, flushed, whose failed tasks get another attempt, and that are
     reported; all, when left out. `states`: which are looked at. `max_flush` per transformation; `max_reassign`,
     `max_reschedule` per task: other attempts after the work failed, and after what is around it failed. `tell`:
-    mailboxes and URLs. `digest`: at most one message of a kind to an address in that time. `every`: how often it looks
-    at all, besides whenever something changes; `threads`: how many transformations at once."""
+    mailboxes and URLs; with `send: false` nothing is sent, and kept until it is true again. `digest`: at most one
+    message of a kind to an address in that time. `every`: how often it looks at all, besides whenever something
+    changes; `threads`: how many transformations at once."""
 
     every: str | int = "10 min"
     threads: int = Field(10, ge=1, le=100)
@@ -60,6 +61,7 @@ class KeeperPart(Part):
     sender: Annotated[str, Field(pattern=r"^[^\s@<>,;]+@[^\s@<>,;]+$", max_length=200)] = "lightkeeper@localhost"
     subject: Annotated[str, Field(pattern=r"^[ -~]*$", max_length=60)] = "[Lightkeeper]"
     html: bool = True
+    send: bool = True
     digest: str | int = "1 h"
     tell: list[Address] = []
     by_type: dict[str, KeeperTypePart] = {}

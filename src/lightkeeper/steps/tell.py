@@ -5,8 +5,9 @@ Worker: gather every 2 s and when there are news, send every 2 s and after that.
 message is told, in one transaction; a message belongs to one sender for as long as its lease, and a late one changes
 nothing. Nothing waits for it: when no server answers, messages do.
 
-There is at most one message of a condition to an address in a period. While it waits for its time, or for its server,
-news are added to it. A server that takes a message and dies before it says so gets it again, with the same key.
+There is at most one message of a condition to an address in a period. While it waits for its time, for its server, or
+for the topology to say that messages are sent at all, news are added to it. A server that takes a message and dies
+before it says so gets it again, with the same key.
 """
 
 from collections import defaultdict
@@ -129,7 +130,7 @@ def send(ctx: Context) -> int:
     """Send the first message that is due; return whether there was one."""
     with ctx.db.transaction() as conn:
         keeper = healing.keeper(conn)
-        message = messages.claim(conn, LEASE)
+        message = messages.claim(conn, LEASE) if keeper.send else None
     if message is None:
         return 0
     try:
