@@ -231,7 +231,7 @@ def _what_it_said(log: str, exit_code: int) -> str:
     if killed:
         return f"received kill signal {killed[1]} while executing"
     ended = re.findall(r"exited with status: (-?\d+)", log)
-    whole = re.sub(r":\n +", ": ", log)  # what a line announces stands in the next
+    whole = re.sub(r":\n\s*", ": ", log)  # what a line announces stands in the next
     errors = [line.strip() for line in whole.splitlines() if re.search(r"error|critical|exception|killed", line, re.I)]
     said = errors[0] if errors else (log.strip().splitlines() or ["it said nothing"])[-1]
     return f"exit code {ended[0] if ended else exit_code}: {said[:300]}"

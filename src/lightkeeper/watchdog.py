@@ -52,9 +52,9 @@ def below(root: int) -> dict[int, int]:
 
 
 def _processes() -> Iterator[tuple[int, int, int]]:
-    """Id, parent and resident bytes of each process that has not ended."""
+    """Id, parent and resident bytes of each process that has not ended: of which a thread is left."""
     for name in _names():
-        if name.isdigit() and (fields := _stat(name)) and fields[0] not in (b"Z", b"X"):
+        if name.isdigit() and (fields := _stat(name)) and (fields[0] not in (b"Z", b"X") or int(fields[17]) > 1):
             yield int(name), int(fields[1]), int(fields[21]) * PAGE
 
 

@@ -60,6 +60,11 @@ import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 time.sleep(600)
 """
+HIDES_ITS_THREADS = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(600,)).start()
+ctypes.CDLL(None).syscall(60, 0)  # exit of this thread alone: the process is called a zombie, and lives
+"""
 LEAVES_A_DAEMON = """
 import os, signal, time
 if os.fork() == 0:

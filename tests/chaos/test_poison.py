@@ -55,6 +55,7 @@ POISONS = {
     "fills inodes": (poison.FILLS_INODES, "Disk limit exceeded", "files and may write 500"),
     "never ends": (poison.NEVER_ENDS, "Wall time limit exceeded", "it ran for 1 second and may run for 1 second"),
     "ignores TERM": (poison.IGNORES_TERM, "Wall time limit exceeded", "let its step ask for more time"),
+    "hides": (poison.HIDES_ITS_THREADS, "Wall time limit exceeded", "may run for 1 second"),
     "goes deep": (poison.DEEP, "Disk limit exceeded", "files and may write 500"),
 }
 
@@ -68,6 +69,7 @@ def test_a_poison_is_ended_for_the_limit_it_exceeds_and_nothing_of_it_is_left(
     assert failure.minor == minor
     assert told in failure.application
     assert failure.used is not None
+    assert failure.used.cpu_seconds > 0
     assert left_of(tmp_path) == set()
     subprocess.run(["rm", "-rf", *map(str, tmp_path.iterdir())], check=True)  # pytest removes nothing that is so deep
 

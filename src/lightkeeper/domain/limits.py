@@ -82,8 +82,10 @@ _ASK = {
 
 
 def exceeded(limit: Limit, used: float, limits: Limits) -> tuple[str, str]:
-    """Minor status and sentence of a job that was ended because it used too much: which limit, how much, what to do."""
+    """Minor status and sentence of a job that was ended because it used too much: which limit, how much, what to do.
+    The amount is rounded, so that a report has one row for many such jobs; what each used exactly is kept with it."""
     may = getattr(limits, limit)
+    used = float(f"{used:.1e}")
     match limit:
         case Limit.WALL_TIME:
             told = f"it ran for {readable_time(used)} and may run for {readable_time(may)}"
