@@ -30,6 +30,7 @@ RUN = "baseCommand: python3\ninputs: {program: {type: File, inputBinding: {posit
 FILE = tool(OF_KIND + RUN + "outputs: {made: {type: File, outputBinding: {glob: made.txt}}}\n")
 FOLDER = tool(OF_KIND + RUN + "outputs: {made: {type: Directory, outputBinding: {glob: made.txt}}}\n")
 """Each task has one file as its input, and runs it."""
+SHORT = FILE + "requirements: {ToolTimeLimit: {timelimit: 1}}\n"
 
 
 @contextmanager
@@ -103,6 +104,7 @@ def test_poisoned_jobs_fail_with_a_reason_beside_good_ones_and_what_each_used_is
     with observatory(tmp_path / "home", reassign=1, wall_time=60) as client:
         submit(client, "gamma", FILE, [poison.MAKES_A_FILE] * 3 + [poison.FILLS_MEMORY, poison.LEAVES_A_DAEMON])
         submit(client, "proton", FOLDER, [poison.MAKES_AN_ODD_NAME])
+        submit(client, "electron", SHORT, [poison.NEVER_ENDS])
         one = wait(client, "gamma", 100)
         assert (one["done"], one["failed"]) == (3, 2)
         expect(client, "gamma", 2, ["Memory limit exceeded", "Application Finished With Errors"])
@@ -116,6 +118,9 @@ def test_poisoned_jobs_fail_with_a_reason_beside_good_ones_and_what_each_used_is
         assert figures["Failed", "memory"]["most"] > 350_000_000 > figures["Done", "memory"]["most"]
         done = [job for job in client.jobs(transformation="gamma") if job["status"] == "Done"]
         assert max(job["cpu_seconds"] for job in done) == pytest.approx(figures["Done", "cpu_seconds"]["most"])
+        wait(client, "electron", 60)
+        (sentence,) = expect(client, "electron", 2, ["Wall time limit exceeded"])
+        assert "may run for 1 second" in sentence
         wait(client, "proton", 60)
         (sentence,) = expect(client, "proton", 2, ["Application Finished With Errors"])
         assert "'utf-8' codec can't encode" in sentence

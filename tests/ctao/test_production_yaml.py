@@ -145,6 +145,13 @@ def test_where_and_how_wide_a_step_runs_is_kept():
     assert (step.destination, step.processors, step.group_by) == ("CTAO.PIC.es", 4, "array_layout,particle")
 
 
+def test_what_the_jobs_of_a_step_may_use_is_kept():
+    told = "wall_time: 3600\n      max_memory: 4000\n      max_disk: 20000\n      max_processes: 9"
+    limits = {"wall_time": 3600, "memory": 4_000_000_000, "disk": 20_000_000_000, "processes": 9}
+    assert read(one_step(config=told)).steps[0].limits == limits
+    assert "max_memory" in refused(one_step(config="max_memory: 4 GB"))
+
+
 def test_a_step_may_have_a_name_of_its_own():
     assert read(one_step().replace("- ID: 1", "- ID: 1\n    name: dl0_to_dl1")).steps[0].name == "dl0_to_dl1"
 

@@ -65,6 +65,26 @@ def test_resources_are_what_a_pilot_must_have_and_inner_ones_overrule_outer_ones
     assert (join.processors, join.memory) == (8, 0)
 
 
+ASKS = (
+    "requirements: {ResourceRequirement: {ramMin: 100, ramMax: 3000, tmpdirMax: 50, outdirMin: 10}, "
+    "ToolTimeLimit: {timelimit: 90}}\n"
+)
+MAY = {"memory": 3000 * 1024**2, "disk": 60 * 1024**2}
+
+
+def test_what_a_tool_reserves_at_the_most_is_what_its_jobs_may_use():
+    (step,) = read(with_hints(input_query={"data_level": 0}) + ASKS).steps
+    assert step.limits == MAY | {"wall_time": 150}  # its runner also begins and ends
+    (endless,) = read(with_hints(input_query={"data_level": 0}) + ASKS.replace("90", "0")).steps
+    assert endless.limits == MAY | {"wall_time": 0}
+    assert read(TWO_STEPS).steps[0].limits == {}
+
+
+def test_the_time_of_a_tool_that_a_job_runs_more_than_once_is_left_to_its_runner():
+    steps = read(TWO_STEPS, beside={**ALL_BESIDE, "grep.cwl": GREP + ASKS}).steps
+    assert steps[0].limits == MAY | {"wall_time": 0}
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [

@@ -95,6 +95,27 @@ def do_all(world: World, hands: Hands) -> int:
         done += 1
 
 
+# --- limits ----------------------------------------------------------------------------------------------------
+def test_a_job_is_told_what_it_may_use_and_the_figures_of_a_failed_one_are_kept(world: World):
+    world.register("/test/raw/n1.plain")
+    limits = {"memory": 20_000_000_000, "wall_time": 60}
+    submit(world, {"query": {"level": 0}, "group_size": 1, "limits": limits})
+    world.value("UPDATE site SET memory_mb = 16000 WHERE name = 'North'")
+    hands = Hands.at(world, "North")
+    go_on(world)
+    job = hands.claim()
+    assert job
+    assert (job["limits"]["memory"], job["limits"]["wall_time"]) == (16_000_000_000, 60)
+    assert job["limits"]["processes"] == world.ctx.settings.job_processes
+    used = {"cpu_seconds": 2.5, "wall_seconds": 61.25, "memory": 3_000_000_000, "disk": 7}
+    told = {"minor_status": "Wall time limit exceeded", "application_status": "it ran for 61 seconds", "exit_code": -15}
+    run.report_failure(world.ctx, hands.pilot, job["job_id"], told | {"log": "", "bad_replicas": [], "used": used})
+    with world.ctx.db.transaction() as conn:
+        (line,) = reports.jobs(conn)
+    assert (line.cpu_seconds, line.wall_seconds, line.memory, line.disk) == (2.5, 61.25, 3_000_000_000, 7)
+    assert world.value("SELECT reassigned FROM task") == 1, "it counts as a failure of the work"
+
+
 # --- grouping --------------------------------------------------------------------------------------------------
 @pytest.mark.feature("S1-017", "S1-039", "S0-048")
 def test_120_files_in_groups_of_50_are_two_tasks_and_the_last_20_come_at_the_flush(world: World):

@@ -88,12 +88,12 @@ def _hidden(one: MessageRow) -> MessageRow:
 
 @dataclass(frozen=True, slots=True)
 class ReportPage:
-    """The report of one transformation, and what its jobs used; nothing of that where there are too many to ask."""
+    """The report of one transformation, and what its jobs used; None where they are too many to ask."""
 
     at: datetime
     report: TransformationReport
     answer: Answer
-    usage: list[Usage]
+    usage: list[Usage] | None
     columns: tuple[str, ...] = COLUMNS
 
 
@@ -103,4 +103,6 @@ def look_at(ctx: Context, transformation_id: int) -> ReportPage:
     answer = why(ctx, str(transformation_id))
     with ctx.db.transaction() as conn:
         few = found.summary.done + found.summary.failed_attempts <= ASKED
-        return ReportPage(db.now(conn), found, answer, usage.of_transformation(conn, transformation_id) if few else [])
+        return ReportPage(
+            db.now(conn), found, answer, usage.of_transformation(conn, transformation_id) if few else None
+        )
