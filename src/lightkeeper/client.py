@@ -740,9 +740,11 @@ class Client:
         match: str = "lineage",
         hold: bool = False,
         single_jobs: bool = False,
+        group: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Start a production, or one for each combination of `values`; what became of them."""
+        """Start a production, or one for each combination of `values`, for a group of people; what became of them."""
         how = {"open": open_, "match": match, "hold": hold, "single_jobs": single_jobs}
+        how |= {"group": group} if group is not None else {}
         return self._post("productions", _document(document, sandbox, values) | {"name": name} | how)["productions"]
 
     def extend(
@@ -768,6 +770,11 @@ class Client:
         """Have more tasks made of a step that needs no input; how many there are to be then."""
         body = {"step": step, "tasks": tasks, "dry_run": dry_run}
         return self._post(f"productions/{quote(name, safe='')}/tasks", body)["tasks"]
+
+    def set_group(self, name: str, group: str, *, dry_run: bool = False) -> str:
+        """Have a production be of another group of people; of which it was before."""
+        body = {"group": group, "dry_run": dry_run}
+        return self._post(f"productions/{quote(name, safe='')}/group", body)["before"]
 
     def start_production(self, name: str, *, dry_run: bool = False) -> int:
         """Start a production that was held back or stopped; how many steps."""

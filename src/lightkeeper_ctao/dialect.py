@@ -159,6 +159,14 @@ def words(field: Field) -> list[str]:
     return found
 
 
+def site_names(field: Field) -> list[str]:
+    """Names of sites, separated by commas."""
+    try:
+        return [parse_name(name, field.key) for name in words(field)]
+    except Invalid as error:
+        raise error if error.message.startswith("line ") else field.wrong(error.message, error.hint) from None
+
+
 def words_of(*allowed: str) -> "Callable[[Field], list[str]]":
     """Some of these words."""
 

@@ -242,7 +242,7 @@ def _planned(
             "software": {key: values[key] for key in SOFTWARE if key in values},
         },
         group_by=_group_by(step),
-        destination=values.get("destination"),
+        sites=tuple(values.get("destination", ())),
         priority=values.get("priority", 5),
         processors=values.get("nb_processors", 1),
         memory=values.get("memory", 0),

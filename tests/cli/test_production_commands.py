@@ -126,7 +126,7 @@ def test_a_file_that_is_named_and_not_there_is_told_and_holds_the_submission_up(
 
 
 def test_a_production_is_submitted_shown_drawn_stopped_and_started(cli: Cli):
-    assert "shown is Active: campaign DEMO, 0 %" in cli(0, "production", "submit", "shown", "p.yaml")
+    assert "shown is Active: campaign DEMO, group observatory, 0 %" in cli(0, "production", "submit", "shown", "p.yaml")
     told = json.loads(cli(0, "production", "show", "shown", "--json"))
     assert [step["parents"] for step in told["steps"]] == [[], [1]]
     assert cli(0, "production", "show", "shown", "--document") == DOCUMENT
@@ -143,6 +143,18 @@ def test_a_production_is_submitted_shown_drawn_stopped_and_started(cli: Cli):
     assert "2 steps go on" in cli(0, "production", "start", "shown")
     assert "nothing was held back" in cli(0, "production", "start", "shown")
     assert "did you mean 'shown'?" in cli(3, "production", "show", "show")
+
+
+def test_a_production_is_of_a_group_of_people_and_may_become_one_of_another(cli: Cli):
+    assert "campaign DEMO, group lst, 0 %" in cli(0, "production", "submit", "ours", "p.yaml", "--group", "lst")
+    assert "ours would be of group mst; it was of lst" in cli(
+        0, "production", "set", "ours", "--group", "mst", "--dry-run"
+    )
+    assert "ours is of group mst; it was of lst" in cli(0, "production", "set", "ours", "--group", "mst")
+    assert json.loads(cli(0, "production", "show", "ours", "--json"))["group"] == "mst"
+    assert "group mst" in cli(0, "production", "clone", "ours", "ours2", "--set", "MCCampaign=NEXT")
+    assert "group" in cli(2, "production", "set", "ours", "--group", "no/group")
+    assert "there is no production 'theirs'" in cli(3, "production", "set", "theirs", "--group", "mst")
 
 
 def test_a_production_is_extended_by_a_longer_document(cli: Cli):

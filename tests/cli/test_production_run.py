@@ -66,7 +66,7 @@ def test_a_production_runs_here_to_its_end_and_a_second_time_there_is_nothing_to
     command = [Path(sys.executable).parent / "lightkeeper", "--home", home, "production", "run", "two", "two.cwl"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
-    assert "two is Completed: campaign cwl, 100 %" in ran.stdout
+    assert "two is Completed: campaign cwl, group observatory, 100 %" in ran.stdout
     assert sorted(made(home, cli, "whole")["whole.txt"].split("\n")) == ["", "light a", "light b", "light c"]
     (told,) = json.loads(cli(0, "production", "run", "two", "two.cwl", "--json"))
     assert [(step["tasks"], step["done"]) for step in told["steps"]] == [(3, 3), (1, 1)]

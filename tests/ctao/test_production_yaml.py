@@ -142,7 +142,15 @@ def test_settings_of_the_job_overrule_common_and_common_overrules_the_query():
 def test_where_and_how_wide_a_step_runs_is_kept():
     text = one_step(config="destination: CTAO.PIC.es\n      nb_processors: 4\n      group_by: array_layout, particle")
     step = read(text).steps[0]
-    assert (step.destination, step.processors, step.group_by) == ("CTAO.PIC.es", 4, "array_layout,particle")
+    assert (step.sites, step.processors, step.group_by) == (("CTAO.PIC.es",), 4, "array_layout,particle")
+
+
+def test_a_step_may_run_at_any_of_several_sites():
+    text = one_step(config="destination: CTAO.PIC.es, CTAO.DESY-ZEUTHEN.de")
+    assert read(text).steps[0].sites == ("CTAO.PIC.es", "CTAO.DESY-ZEUTHEN.de")
+    for wrong in ("CTAO.PIC.es, CTAO.PIC.es", "a b/c", "[A, B]"):
+        with pytest.raises(Invalid, match="line 8, key 'destination' of step 1"):
+            read(one_step(config=f"destination: {wrong}"))
 
 
 def test_what_the_jobs_of_a_step_may_use_is_kept():

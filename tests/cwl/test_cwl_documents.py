@@ -46,10 +46,10 @@ def test_the_language_is_told_by_the_content(text: str, is_cwl: bool):
 def test_hints_of_a_workflow_are_inherited_by_its_steps_field_by_field():
     document = TWO_STEPS.replace(
         "input_query: {data_level: 0}", "input_query: {data_level: 0}, priority: 12, sites: [PIC], group_size: 2"
-    ).replace("out: [whole]}", 'out: [whole], hints: {"lightkeeper:Transformation": {sites: [DESY]}}}')
+    ).replace("out: [whole]}", 'out: [whole], hints: {"lightkeeper:Transformation": {sites: [DESY, PIC]}}}')
     find, join = read(document).steps
-    assert (find.query, find.group_size, find.destination, find.priority) == ({"data_level": 0}, 2, "PIC", 3)
-    assert (join.query, join.group_size, join.destination, join.priority) == ({"output": "lines"}, 2, "DESY", 3)
+    assert (find.query, find.group_size, find.sites, find.priority) == ({"data_level": 0}, 2, ("PIC",), 3)
+    assert (join.query, join.group_size, join.sites, join.priority) == ({"output": "lines"}, 2, ("DESY", "PIC"), 3)
     assert (find.parent, join.parent) == (None, 1)
 
 
@@ -91,7 +91,6 @@ def test_the_time_of_a_tool_that_a_job_runs_more_than_once_is_left_to_its_runner
         ({"group_sise": 2}, "unknown key 'group_sise'"),
         ({"group_size": 0}, "group_size"),
         ({"hook_plugin": "Mine"}, "no plug-in 'Mine'"),
-        ({"sites": ["A", "B"]}, "sites"),
         ({"input_query": {"a": 1}, "input_data": {"parts": []}}, "both input_query and input_data"),
         ({"output_paths": {"hole": "/x"}}, "has no output 'hole'"),
     ],

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lightkeeper.domain.sharing import Lane, Offer, in_turn, suits
 
-LANE = Lane(1, 5, "observatory", "p", "Merging", 1, None, frozenset(), None, waiting=100, running=0)
+LANE = Lane(1, 5, "observatory", "p", "Merging", 1, None, frozenset(), frozenset(), waiting=100, running=0)
 
 
 def drained(lanes: list[Lane], shares: dict[tuple[str, str], float], n: int) -> Counter[int]:
@@ -67,8 +67,8 @@ def test_a_job_goes_only_to_a_pilot_that_has_what_it_needs():
     assert not suits(replace(LANE, processors=4), small)
     assert not suits(replace(LANE, memory_mb=4000), small)
     assert not suits(replace(LANE, tags=frozenset({"gpu"})), small)
-    assert not suits(replace(LANE, site_id=2), small)
-    assert suits(replace(LANE, processors=4, memory_mb=4000, tags=frozenset({"gpu"}), site_id=2), large)
+    assert not suits(replace(LANE, sites=frozenset({2, 3})), small)
+    assert suits(replace(LANE, processors=4, memory_mb=4000, tags=frozenset({"gpu"}), sites=frozenset({2, 3})), large)
     assert suits(replace(LANE, memory_mb=64000), Offer(1)), "a site that says nothing of memory takes every job"
 
 

@@ -329,7 +329,7 @@ def test_three_layouts_and_four_particles_are_twelve_productions_by_one_call(wor
 def test_a_clone_has_the_document_of_the_first_with_the_changes(world: World):
     raw(world, 2)
     produce.submit(world.ctx, "p", document(RAW), {"beside.txt": b"light"})
-    text, beside = productions.clone(world.ctx, "p", "q", {"campaign": "next"})
+    text, beside, _ = productions.clone(world.ctx, "p", "q", {"campaign": "next"})
     assert json.loads(text) == {"steps": [RAW], "campaign": "next"}
     assert beside == {"beside.txt": b"light"}
     with pytest.raises(Conflict, match="there is a production 'p' already"):

@@ -8,7 +8,7 @@ from tests.steps.test_work import Hands, do_all, go_on, one_task, submit, tasks,
 
 from lightkeeper.domain.errors import Conflict, Invalid, NotFound
 from lightkeeper.domain.states import File
-from lightkeeper.steps import finalize, operations, productions, run, topology, transform, transformations
+from lightkeeper.steps import finalize, operations, productions, run, transform, transformations
 from lightkeeper.steps.operations import Kind, NewOperation
 from lightkeeper.steps.queue import Queue
 
@@ -292,54 +292,6 @@ def test_a_report_that_was_delivered_twice_is_accepted_once(world: World):
         run.finish(world.ctx, hands.pilot, job["job_id"], told)
     assert world.value("SELECT count(*) FROM file") == 2
     assert world.value("SELECT state::text FROM job") == "Done"
-
-
-# --- what runs first -------------------------------------------------------------------------------------------
-@pytest.mark.feature("S2-027")
-def test_what_became_urgent_goes_before_what_waits_already(world: World):
-    world.register(*(f"/test/raw/n{n}.plain" for n in range(4)))
-    submit(world, {"query": {"level": 0}, "group_size": 1}, name="low")
-    submit(world, {"query": {"level": 0}, "group_size": 2}, name="high")
-    go_on(world)
-    transformations.set_priority(world.ctx, ["high"], 1)
-    hands = Hands.at(world, "North")
-    claimed = [hands.claim() for _ in range(6)]
-    assert [job["transformation"][:8] for job in claimed if job] == [*["00000002"] * 2, *["00000001"] * 4]
-    for job in claimed:
-        assert job
-        hands.finish(job)
-
-
-@pytest.mark.feature("S0-010")
-def test_productions_share_pilots_by_their_shares(world: World):
-    world.register(*(f"/test/raw/n{n:02}.plain" for n in range(12)))
-    for name in ("one", "three"):
-        submit(world, {"query": {"level": 0}, "group_size": 1}, name=name)
-    go_on(world)
-    transformations.set_share(world.ctx, "production", "three", 3.0)
-    hands, queue = Hands.at(world, "North"), Queue()
-    claimed = [job for _ in range(12) for job in run.claim(world.ctx, hands.pilot, queue=queue)]
-    by = [job["transformation"][:8] for job in claimed]
-    assert (by.count("00000001"), by.count("00000002")) == (3, 9)
-    with pytest.raises(Invalid, match="no kind of share"):
-        transformations.set_share(world.ctx, "person", "me", 3.0)
-    for job in claimed:
-        hands.finish(job)
-
-
-@pytest.mark.feature("S0-016")
-def test_pilots_are_started_and_get_jobs_only_where_these_can_run(world: World):
-    topology.apply(
-        world.ctx,
-        "sites: {East: {computing: {executor: none, pilots: 2, processors: 8, memory: 16 GB, tags: [gpu]}}}",
-    )
-    world.register("/test/raw/n1.plain", storage="north")
-    submit(world, {"query": {"level": 0}, "group_size": 1, "processors": 4, "memory": 4000, "tags": ["gpu"]})
-    go_on(world)
-    assert Hands.at(world, "North").claim() is None
-    assert run.keep_pilots(world.ctx, "http://nowhere") == 1
-    assert world.value("SELECT site.name FROM pilot JOIN site USING (site_id) WHERE pilot.name LIKE 'East%%'") == "East"
-    assert Hands.at(world, "East", "big").claim()
 
 
 # --- simulation ------------------------------------------------------------------------------------------------

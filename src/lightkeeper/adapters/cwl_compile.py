@@ -62,7 +62,7 @@ def compile_step(
         group_size=group,
         group_by=",".join(step.hints.group_by) or None,
         grouping="number" if group == ALL_FILES and not step.hints.group_by else None,
-        destination=step.hints.sites[0] if step.hints.sites else None,
+        sites=tuple(dict.fromkeys(step.hints.sites)),
         priority=max(0, min(9, DIRAC_PRIORITY - step.hints.priority)),
         processors=int(needs.get("coresMin", needs.get("coresMax", 1)) + 0.999),
         memory=int(needs.get("ramMin", needs.get("ramMax", 0))),

@@ -24,7 +24,7 @@ class Hints(BaseModel):
     `input_query`: conditions on metadata, `dataset`: name of a dataset, `input_data`: logical names, by input.
     `group_size`: files of one task, `group_by`: metadata keys whose values a task never mixes. `output_paths`: by
     output, the directory in the catalogue. `output_meta`: metadata of all outputs; `inherit`: keys whose values they
-    have from the inputs.
+    have from the inputs. `sites`: jobs run at one of these only.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -106,8 +106,6 @@ def _check(hints: Hints) -> None:
             f"hint input_dataset_plugin: there is no plug-in '{hints.input_dataset_plugin}'",
             hint="name a dataset with dataset:, or conditions with input_query:",
         )
-    if len(hints.sites) > 1:
-        raise Invalid("hint sites: jobs run at one site that is named, or at any", hint="name one, or none")
     if hints.input_query and hints.input_data:
         raise Invalid("hints give both input_query and input_data", hint="leave one of them out")
 

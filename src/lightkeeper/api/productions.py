@@ -9,6 +9,7 @@ from pydantic import Field
 
 from lightkeeper.api.body import Body
 from lightkeeper.context import Context
+from lightkeeper.domain.sharing import GROUP
 from lightkeeper.domain.variants import variants
 from lightkeeper.domain.work import Match
 from lightkeeper.steps import produce, productions
@@ -29,12 +30,13 @@ class Document(Body):
 
 
 class Submission(Document):
-    """A document that is to be started under a name."""
+    """A document that is to be started under a name, for a group of people."""
 
     name: str
     open: bool = False
     match: Match = Match.LINEAGE
     hold: bool = False
+    group: str = GROUP
 
 
 class Extension(Document):
@@ -49,6 +51,12 @@ class Change(Body):
     """A change; with `dry_run` it is only told what it would do."""
 
     dry_run: bool = False
+
+
+class Group(Change):
+    """Another group of people."""
+
+    group: str
 
 
 class MoreTasks(Change):
@@ -116,6 +124,7 @@ def make_router(ctx: Context, operator: Callable[..., None]) -> APIRouter:
             match=body.match,
             hold=body.hold,
             single_jobs=body.single_jobs,
+            group=body.group,
         )
         return {"productions": [productions.show(ctx, name).told() for name in names]}
 
@@ -156,6 +165,10 @@ def make_router(ctx: Context, operator: Callable[..., None]) -> APIRouter:
     def more_tasks(name: str, body: MoreTasks) -> dict[str, int]:  # pyright: ignore[reportUnusedFunction]
         return {"tasks": productions.more_tasks(ctx, name, body.step, body.tasks, dry_run=body.dry_run)}
 
+    @router.post("/{name}/group", dependencies=changing)
+    def set_group(name: str, body: Group) -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
+        return {"before": productions.set_group(ctx, name, body.group, dry_run=body.dry_run), "group": body.group}
+
     @router.post("/{name}/start", dependencies=changing)
     def start(name: str, body: Change) -> dict[str, int]:  # pyright: ignore[reportUnusedFunction]
         return {"started": productions.start(ctx, name, dry_run=body.dry_run)}
@@ -170,11 +183,11 @@ def make_router(ctx: Context, operator: Callable[..., None]) -> APIRouter:
 
     @router.post("/{name}/clone", dependencies=changing)
     def clone(name: str, body: Copy) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        text, files = productions.clone(ctx, name, body.name, body.changes)
+        text, files, group = productions.clone(ctx, name, body.name, body.changes)
         if body.dry_run:
             (found,) = productions.look_at_all(ctx, body.name, text, files, {})
             return {"document": text, "plan": found[1].told() | {"name": body.name}}
-        produce.submit(ctx, body.name, text, files, open_=body.open, match=body.match)
+        produce.submit(ctx, body.name, text, files, open_=body.open, match=body.match, group=group)
         return productions.show(ctx, body.name).told()
 
     return router

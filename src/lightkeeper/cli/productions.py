@@ -20,7 +20,7 @@ from lightkeeper.domain.work import Match
 
 production = typer.Typer(help="Productions: graphs of transformations.", no_args_is_help=True)
 
-LIST = ("name", "state", "campaign", "steps", "progress", "files", "tasks", "done", "failed", "created")
+LIST = ("name", "state", "group", "campaign", "steps", "progress", "files", "tasks", "done", "failed", "created")
 STEPS = ("step", "name", "state", "takes", "progress", "files", "tasks", "done", "failed", "outputs", "id")
 PLAN = ("step", "name", "type", "takes", "input", "files", "bytes", "tasks", "processor time")
 
@@ -41,6 +41,10 @@ For = Annotated[
 Inputs = Annotated[
     list[Path],
     typer.Option("--inputs", metavar="FILE", help="For CWL: values of its inputs, as YAML; one file for each run."),
+]
+Group = Annotated[
+    str | None,
+    typer.Option("--group", metavar="GROUP", help="Group of people whose share of the processors it has."),
 ]
 SingleJobs = Annotated[bool, typer.Option("--single-jobs", help="One job for each step, on all its files.")]
 
@@ -106,6 +110,7 @@ def submit(
     open_: Open = False,
     match: Matching = Match.LINEAGE,
     single_jobs: SingleJobs = False,
+    group: Group = None,
     hold: Annotated[bool, typer.Option("--hold", help="Make it, and leave the start to 'production start'.")] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -117,7 +122,15 @@ def submit(
             _show_plans(api.plan(document, sandbox, _values(values), single_jobs=single_jobs), as_json)
             return
         made = api.submit(
-            name, document, sandbox, _values(values), open_=open_, match=match, hold=hold, single_jobs=single_jobs
+            name,
+            document,
+            sandbox,
+            _values(values),
+            open_=open_,
+            match=match,
+            hold=hold,
+            single_jobs=single_jobs,
+            group=group,
         )
     if as_json:
         show(made, as_json=True)
@@ -138,6 +151,7 @@ def run(
     inputs: Inputs = [],  # noqa: B006
     match: Matching = Match.LINEAGE,
     single_jobs: SingleJobs = False,
+    group: Group = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -149,7 +163,7 @@ def run(
             _show_plans(api.plan(document, sandbox, _values(values), single_jobs=single_jobs), as_json)
         return
     with client(work=True) as api, _told_of(file):
-        made = api.submit(name, document, sandbox, _values(values), match=match, single_jobs=single_jobs)
+        made = api.submit(name, document, sandbox, _values(values), match=match, single_jobs=single_jobs, group=group)
         for one in made:
             _warn(one["warnings"])
         ended = [_follow(api, one["name"]) for one in made]
@@ -291,6 +305,23 @@ def start(name: Name, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     _say("started", n, "steps go on", "nothing was held back or stopped", as_json)
 
 
+@production.command("set")
+def set_(
+    name: Name,
+    group: Annotated[str, typer.Option("--group", metavar="GROUP", help="Group of people that it is of.")],
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Have a production get the share of another group, also for the jobs that wait already. Shares are given by
+    'share set group', priorities by 'transformation priority'."""
+    with client() as api:
+        before = api.set_group(name, group, dry_run=dry_run)
+    if as_json:
+        show({"before": before, "group": group}, as_json=True)
+    else:
+        out.print(f"{name} {'would be' if dry_run else 'is'} of group {group}; it was of {before}", markup=False)
+
+
 @production.command("stop")
 def stop(
     name: Name,
@@ -383,7 +414,8 @@ def _summary(one: dict[str, Any]) -> dict[str, Any]:
 def _show_one(one: dict[str, Any]) -> None:
     warnings = f", {len(one['warnings'])} warnings" if one["warnings"] else ""
     title = (
-        f"{one['name']} is {one['state']}: campaign {one['campaign']}, {_percent(one['share'], one['state'])}{warnings}"
+        f"{one['name']} is {one['state']}: campaign {one['campaign']}, group {one['group']}, "
+        f"{_percent(one['share'], one['state'])}{warnings}"
     )
     rows = [
         step

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 SHARES = ("group", "production", "job type")
 """What may have a share, from the outer to the inner: productions share what their group has, and so on."""
+GROUP = "observatory"
+"""The group of people of a production of which nobody said another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A transformation of which jobs wait or run. `site_id`: only there; `memory_mb` None: it does not matter."""
+    """A transformation of which jobs wait or run. `sites`: only at one of these, empty: anywhere; `memory_mb`
+    None: it does not matter."""
 
     transformation_id: int
     priority: int
@@ -20,7 +23,7 @@ class Lane:
     processors: int
     memory_mb: int | None
     tags: frozenset[str]
-    site_id: int | None
+    sites: frozenset[int]
     waiting: int
     running: int
 
@@ -38,7 +41,7 @@ class Offer:
 def suits(lane: Lane, offer: Offer) -> bool:
     """Whether jobs of the lane can run there."""
     return (
-        lane.site_id in (None, offer.site_id)
+        (not lane.sites or offer.site_id in lane.sites)
         and lane.processors <= offer.processors
         and (lane.memory_mb is None or offer.memory_mb is None or lane.memory_mb <= offer.memory_mb)
         and lane.tags <= offer.tags

@@ -38,7 +38,8 @@ class PlannedStep:
     group_size: int
     body: Mapping[str, Any]
     group_by: str | None = None
-    destination: str | None = None
+    sites: tuple[str, ...] = ()
+    """Jobs run at one of these sites only; empty: anywhere."""
     priority: int = 5
     processors: int = 1
     dataset: str | None = None

@@ -157,7 +157,7 @@ def _plan(told: Mapping[str, Any]) -> ProductionPlan:
     """The plan as it was before it was JSON."""
     steps: list[PlannedStep] = []
     for step in told["steps"]:
-        facts: dict[str, Any] = {**step, **{name: tuple(step[name]) for name in ("files", "tags", "feeders")}}
+        facts: dict[str, Any] = {**step, **{name: tuple(step[name]) for name in ("files", "tags", "feeders", "sites")}}
         facts["companions"] = tuple(Companion(**companion) for companion in step["companions"])
         steps.append(PlannedStep(**facts))
     return ProductionPlan(tuple(steps), told["campaign"], tuple(told["warnings"]), tuple(told["missing"]))

@@ -13,6 +13,7 @@ from lightkeeper.domain.catalog import KeyLevel, Vocabulary
 from lightkeeper.domain.errors import Conflict, Invalid, NotFound, nearest
 from lightkeeper.domain.names import parse_name
 from lightkeeper.domain.query import Query, all_of
+from lightkeeper.domain.sharing import GROUP
 from lightkeeper.domain.work import Companion, Match, PlannedStep, ProductionPlan, in_single_jobs
 from lightkeeper.steps import documents
 from lightkeeper.store import catalog, companions, datasets, productions, reports, stage, topology, work
@@ -72,11 +73,13 @@ def submit(
     match: Match = Match.LINEAGE,
     hold: bool = False,
     single_jobs: bool = False,
+    group: str = GROUP,
 ) -> str:
     """Start a production on the files that match now, with `open_` also on those that come later; its name. With `hold`
-    it is only made; with `single_jobs` every step is one job on all its files."""
+    it is only made; with `single_jobs` every step is one job on all its files. `group`: of people, whose share of the
+    processors it has."""
     ready = prepare(ctx, name, document, sandbox, single_jobs=single_jobs)
-    return make(ctx, ready, open_=open_, match=match, hold=hold)
+    return make(ctx, ready, open_=open_, match=match, hold=hold, group=group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +106,17 @@ def prepare(
     return Ready(name, document, sandbox, steps)
 
 
-def make(ctx: Context, ready: Ready, *, open_: bool = False, match: Match = Match.LINEAGE, hold: bool = False) -> str:
+def make(
+    ctx: Context,
+    ready: Ready,
+    *,
+    open_: bool = False,
+    match: Match = Match.LINEAGE,
+    hold: bool = False,
+    group: str = GROUP,
+) -> str:
     """Make the production and start it, unless it is there already; its name."""
+    parse_name(group, "group")
     steps = ready.plan
     if steps is None:
         return ready.name
@@ -112,7 +124,7 @@ def make(ctx: Context, ready: Ready, *, open_: bool = False, match: Match = Matc
         if _is_there(conn, ready.name, ready.document):
             return ready.name
         production_id = productions.add(
-            conn, ready.name, steps.campaign, ready.document, texts(ready.sandbox), steps.warnings
+            conn, ready.name, steps.campaign, ready.document, texts(ready.sandbox), steps.warnings, group
         )
         ids = add_steps(conn, production_id, steps.steps, {}, open_=open_, match=match)
         taken = 0 if hold else productions.start(conn, production_id)
@@ -242,11 +254,9 @@ def _check(conn: Connection, step: PlannedStep, vocabulary: Vocabulary, sites: l
     for key in (step.group_by or "").split(","):
         if key.strip():
             vocabulary.key(key.strip())
-    if step.destination is not None and step.destination not in sites:
-        raise Invalid(
-            f"step {step.number}: destination '{step.destination}' is not a site",
-            hint=nearest(step.destination, sites),
-        )
+    for site in step.sites:
+        if site not in sites:
+            raise Invalid(f"step {step.number}: its destination '{site}' is not a site", hint=nearest(site, sites))
 
 
 def _no_input(plan: ProductionPlan) -> str:

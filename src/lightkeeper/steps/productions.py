@@ -11,6 +11,8 @@ from typing import Any
 from lightkeeper.context import Context
 from lightkeeper.domain.errors import Conflict, Invalid
 from lightkeeper.domain.graph import Node
+from lightkeeper.domain.names import parse_name
+from lightkeeper.domain.sharing import GROUP
 from lightkeeper.domain.states import Production, Transformation
 from lightkeeper.domain.variants import Variant, variants
 from lightkeeper.domain.work import Match, PlannedStep, added_steps
@@ -91,6 +93,7 @@ def submit_all(
     match: Match = Match.LINEAGE,
     hold: bool = False,
     single_jobs: bool = False,
+    group: str = GROUP,
 ) -> list[str]:
     """Submit a production for every combination of values of words like `$layout` in the document; their names. All
     are checked before the first is submitted; what was submitted already is there and stays as it is."""
@@ -98,7 +101,7 @@ def submit_all(
         produce.prepare(ctx, variant.name, variant.document, sandbox, single_jobs=single_jobs)
         for variant in variants(name, document, values)
     ]
-    return [produce.make(ctx, one, open_=open_, match=match, hold=hold) for one in ready]
+    return [produce.make(ctx, one, open_=open_, match=match, hold=hold, group=group) for one in ready]
 
 
 def look_at_all(
@@ -117,8 +120,8 @@ def look_at_all(
     ]
 
 
-def clone(ctx: Context, name: str, new: str, changes: Mapping[str, str]) -> tuple[str, dict[str, bytes]]:
-    """The document of a production with these changes, and what lies beside it: for a production `new`."""
+def clone(ctx: Context, name: str, new: str, changes: Mapping[str, str]) -> tuple[str, dict[str, bytes], str]:
+    """The document of a production with these changes, what lies beside it, and its group: for a production `new`."""
     with ctx.db.transaction() as conn:
         production = produce.known(conn, name)
         if productions.production(conn, new) is not None:
@@ -126,7 +129,7 @@ def clone(ctx: Context, name: str, new: str, changes: Mapping[str, str]) -> tupl
     document = production.document
     if changes:
         document = documents.change_document(ctx.observatories[0], document, changes)
-    return document, {file: text.encode() for file, text in production.sandbox.items()}
+    return document, {file: text.encode() for file, text in production.sandbox.items()}, production.group
 
 
 def generate(ctx: Context, template: str, kind: str) -> Mapping[str, str]:
@@ -177,6 +180,17 @@ def extend(
             transitions.move(conn, [production.production_id], Production.COMPLETED, Production.ACTIVE, why)
     ctx.log.info("extended", production=name, steps=[step.number for step in added])
     return added
+
+
+def set_group(ctx: Context, name: str, group: str, *, dry_run: bool = False) -> str:
+    """Have a production be of another group, whose share of the processors its jobs get from now on; what it was."""
+    parse_name(group, "group")
+    with ctx.db.transaction() as conn, conn.transaction(force_rollback=dry_run):
+        production = produce.known(conn, name)
+        productions.set_group(conn, production.production_id, group)
+    if not dry_run:
+        ctx.log.info("group set", production=name, group=group, before=production.group)
+    return production.group
 
 
 def match_again(ctx: Context, name: str, *, dry_run: bool = False) -> int:

@@ -53,7 +53,7 @@ class Queue:
     def _from(self, conn: Connection, lane: Lane, site_id: int, most: int) -> list[int]:
         """Jobs of one lane: first those of the site itself, then those of any."""
         own = self._behind(conn, lane.transformation_id, site_id, most)
-        if lane.site_id is not None or len(own) == most:
+        if len(own) == most:
             return own
         return own + self._behind(conn, lane.transformation_id, None, most - len(own))
 

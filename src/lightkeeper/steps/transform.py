@@ -45,7 +45,7 @@ def _group(ctx: Context, transformation_id: int) -> int:
             order = work.hold(conn, transformation_id)
             if order is None:
                 return made
-            more, files = work.look_at_input(conn, transformation_id, order.keys, AT_ONCE)
+            more, files = work.look_at_input(conn, order, AT_ONCE)
             flush = order.state is Transformation.FLUSH and not more
             groups = list(ctx.grouping(order.grouping).groups(files, order.group_size, flush=flush))
             refuse_wrong(groups, files, flush=flush)

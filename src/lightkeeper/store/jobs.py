@@ -85,14 +85,14 @@ def lanes(conn: Connection) -> list[Lane]:
     """Every transformation of which jobs wait or run."""
     found = conn.execute("""
         SELECT t.transformation_id, t.priority, p.group_name, p.name, t.job_type, t.processors, t.memory_mb, t.tags,
-               t.destination_id, CASE WHEN t.state IN ('Active', 'Flush') THEN c.queued ELSE 0 END, c.on_pilots
+               t.site_ids, CASE WHEN t.state IN ('Active', 'Flush') THEN c.queued ELSE 0 END, c.on_pilots
           FROM transformation_progress c
           JOIN transformation t USING (transformation_id)
           JOIN production p USING (production_id)
          WHERE c.queued > 0 OR c.on_pilots > 0
     """).fetchall()
     return [
-        Lane(*line[:7], tags=frozenset(line[7]), site_id=line[8], waiting=int(line[9]), running=int(line[10]))
+        Lane(*line[:7], tags=frozenset(line[7]), sites=frozenset(line[8]), waiting=int(line[9]), running=int(line[10]))
         for line in found
     ]
 

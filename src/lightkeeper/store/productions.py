@@ -26,6 +26,7 @@ class ProductionRow:
     document: str
     sandbox: Mapping[str, str]
     warnings: list[str]
+    group: str
 
 
 def production(conn: Connection, name: str) -> ProductionRow | None:
@@ -34,7 +35,8 @@ def production(conn: Connection, name: str) -> ProductionRow | None:
         conn,
         ProductionRow,
         """
-        SELECT production_id, name, state, campaign, created, state_since, document, sandbox, warnings
+        SELECT production_id, name, state, campaign, created, state_since, document, sandbox, warnings,
+               group_name AS group
           FROM production
          WHERE name = %(name)s
         """,
@@ -58,14 +60,20 @@ def lock(conn: Connection, production_id: int) -> None:
 
 
 def add(
-    conn: Connection, name: str, campaign: str, document: str, sandbox: Mapping[str, str], warnings: Sequence[str]
+    conn: Connection,
+    name: str,
+    campaign: str,
+    document: str,
+    sandbox: Mapping[str, str],
+    warnings: Sequence[str],
+    group: str,
 ) -> int:
     """A new production in state New; its id."""
     return value(
         conn,
         """
-        INSERT INTO production (name, campaign, document, sandbox, warnings)
-        VALUES (%(name)s, %(campaign)s, %(document)s, %(sandbox)s, %(warnings)s)
+        INSERT INTO production (name, campaign, document, sandbox, warnings, group_name)
+        VALUES (%(name)s, %(campaign)s, %(document)s, %(sandbox)s, %(warnings)s, %(group)s)
         RETURNING production_id
         """,
         name=name,
@@ -73,7 +81,13 @@ def add(
         document=document,
         sandbox=Jsonb(dict(sandbox)),
         warnings=list(warnings),
+        group=group,
     )
+
+
+def set_group(conn: Connection, production_id: int, group: str) -> None:
+    """The production is of this group of people from now on: jobs that wait already get its share."""
+    conn.execute("UPDATE production SET group_name = %s WHERE production_id = %s", (group, production_id))
 
 
 def replace_document(
@@ -271,6 +285,7 @@ class ProductionSummary:
     running: int
     outputs: int
     warnings: list[str]
+    group: str
 
     @property
     def share(self) -> float | None:
@@ -284,7 +299,7 @@ def summaries(conn: Connection, only: str | None = None, limit: int = 10_000) ->
         conn,
         ProductionSummary,
         """
-        SELECT p.production_id, p.name, p.state, p.campaign, p.created, p.warnings,
+        SELECT p.production_id, p.name, p.state, p.campaign, p.created, p.warnings, p.group_name AS group,
                count(t.transformation_id) AS transformations,
                count(*) FILTER (WHERE t.state IN ('Completed', 'Archived')) AS completed,
                coalesce(sum(c.unused + c.assigned + c.processed + c.problematic), 0)::bigint AS files,
@@ -299,7 +314,7 @@ def summaries(conn: Connection, only: str | None = None, limit: int = 10_000) ->
                  LIMIT %(limit)s) p
           LEFT JOIN transformation t USING (production_id)
           LEFT JOIN transformation_progress c USING (transformation_id)
-         GROUP BY p.production_id, p.name, p.state, p.campaign, p.created, p.warnings
+         GROUP BY p.production_id, p.name, p.state, p.campaign, p.created, p.warnings, p.group_name
          ORDER BY p.production_id DESC
         """,
         only=only,

@@ -35,14 +35,14 @@ def add_transformation(
         conn,
         """
         INSERT INTO transformation (production_id, parent_id, step, name, type, job_type, group_size, grouping,
-                                    group_by, query, set_query, file_query, priority, destination_id, open, dataset_id,
+                                    group_by, query, set_query, file_query, priority, site_ids, open, dataset_id,
                                     body, processors, memory_mb, tags, n_tasks, by_lineage, feeders, input_limit,
                                     limits)
         VALUES (%(production)s, %(parent)s, %(step)s, %(name)s, %(type)s, %(job_type)s, %(group_size)s, %(grouping)s,
                 %(group_by)s, %(query)s, %(set_query)s::jsonpath, %(file_query)s::jsonpath, %(priority)s,
-                (SELECT site_id FROM site WHERE site.name = %(destination)s), %(open)s, %(dataset)s, %(body)s,
-                %(processors)s, %(memory_mb)s, %(tags)s, %(n_tasks)s, %(by_lineage)s, %(feeders)s, %(input_limit)s,
-                %(limits)s)
+                ARRAY(SELECT site_id FROM site WHERE site.name = ANY(%(sites)s) ORDER BY 1), %(open)s, %(dataset)s,
+                %(body)s, %(processors)s, %(memory_mb)s, %(tags)s, %(n_tasks)s, %(by_lineage)s, %(feeders)s,
+                %(input_limit)s, %(limits)s)
         RETURNING transformation_id
         """,
         production=production_id,
@@ -58,7 +58,7 @@ def add_transformation(
         set_query=set_query,
         file_query=file_query,
         priority=step.priority,
-        destination=step.destination,
+        sites=list(step.sites),
         open=open_,
         dataset=dataset_id,
         body=Jsonb(dict(step.body)),
@@ -83,14 +83,14 @@ def add_files(conn: Connection, transformation_id: int, file_ids: Sequence[int])
 
 @dataclass(frozen=True, slots=True)
 class GroupingOrder:
-    """A transformation whose waiting files are put into tasks: how, and where these are to run."""
+    """A transformation whose waiting files are put into tasks: how, and at which sites these may run; empty: at any."""
 
     transformation_id: int
     state: Transformation
     grouping: str
     group_size: int
     keys: list[str]
-    destination_id: int | None
+    site_ids: list[int]
 
 
 def with_input(conn: Connection) -> list[int]:
@@ -113,7 +113,7 @@ def hold(conn: Connection, transformation_id: int) -> GroupingOrder | None:
         conn,
         GroupingOrder,
         """
-        SELECT transformation_id, state, grouping, group_size, group_by AS keys, destination_id
+        SELECT transformation_id, state, grouping, group_size, group_by AS keys, site_ids
           FROM transformation
          WHERE transformation_id = %(id)s AND state IN ('Active', 'Flush')
            FOR UPDATE
@@ -122,12 +122,11 @@ def hold(conn: Connection, transformation_id: int) -> GroupingOrder | None:
     )
 
 
-def look_at_input(
-    conn: Connection, transformation_id: int, keys: Sequence[str], limit: int
-) -> tuple[bool, list[WaitingFile]]:
+def look_at_input(conn: Connection, order: GroupingOrder, limit: int) -> tuple[bool, list[WaitingFile]]:
     """The next `limit` files of a transformation that nobody has looked at, and those that were left: of them those
-    that a data centre has a verified copy of. One on tape will do, since tasks wait until their inputs are staged. Also
-    whether more are to be looked at."""
+    that a data centre has a verified copy of, with the site of one, of an allowed one if it may be. A copy on tape will
+    do, since tasks wait until their inputs are staged. Also whether more are to be looked at."""
+    transformation_id = order.transformation_id
     conn.execute("CREATE TEMP TABLE IF NOT EXISTS looked_at (file_id bigint) ON COMMIT DELETE ROWS")
     last = value(
         conn,
@@ -156,7 +155,8 @@ def look_at_input(
                     ELSE ARRAY(SELECT coalesce(s.meta ->> key, f.extra ->> key)
                                  FROM unnest(%(keys)s::text[]) WITH ORDINALITY AS k (key, n) ORDER BY n) END
           FROM (SELECT p.file_id, array_agg(c.storage_id::int ORDER BY c.storage_id) AS storages,
-                       (array_agg(c.site_id::int ORDER BY w.storage_id IS NOT NULL, c.storage_id))[1] AS site_id
+                       (array_agg(c.site_id::int ORDER BY c.site_id = ANY (%(sites)s::smallint[]) DESC,
+                                                          w.storage_id IS NOT NULL, c.storage_id))[1] AS site_id
                   FROM looked_at p
                   JOIN verified_copy c USING (file_id)
                   LEFT JOIN tape_storage w ON w.storage_id = c.storage_id
@@ -165,7 +165,7 @@ def look_at_input(
           JOIN meta_set s USING (set_id)
          ORDER BY file_id
         """,
-        {"keys": list(keys)},
+        {"keys": order.keys, "sites": order.site_ids},
     ).fetchall()
     more = value(
         conn,
@@ -204,7 +204,8 @@ def add_tasks(conn: Connection, order: GroupingOrder, groups: Sequence[tuple[int
         cursor.copy("COPY task (task_id, transformation_id, site_id, n_inputs) FROM STDIN") as copy,
     ):
         for task_id, (site_id, file_ids) in zip(ids, groups, strict=True):
-            copy.write_row((task_id, transformation_id, order.destination_id or site_id, len(file_ids)))
+            preferred = site_id if not order.site_ids or site_id in order.site_ids else None
+            copy.write_row((task_id, transformation_id, preferred, len(file_ids)))
     if ids:
         conn.execute(
             """
@@ -253,8 +254,8 @@ def look_again(conn: Connection) -> int:
 def add_tasks_without_input(conn: Connection) -> int:
     """Make the tasks of simulations that are still missing, numbered from 1; returns how many."""
     n = conn.execute("""
-        INSERT INTO task (transformation_id, number, site_id)
-        SELECT t.transformation_id, made.last + g.n, t.destination_id
+        INSERT INTO task (transformation_id, number)
+        SELECT t.transformation_id, made.last + g.n
           FROM transformation t
          CROSS JOIN LATERAL (SELECT coalesce(max(number), 0) AS last
                                FROM task WHERE task.transformation_id = t.transformation_id AND number IS NOT NULL) made

@@ -59,7 +59,7 @@ NEEDS = ("grouping", "processors", "memory", "limits", "priority")
 
 class PlainProductions:
     """Reads productions written as `{"steps": [{"query": {…}, "dataset": "…"?, "group_size": n, "parent": n?}]}`; a
-    step may also have what NEEDS names, and `tags`."""
+    step may also have what NEEDS names, `tags` and `sites`."""
 
     def read(
         self,
@@ -94,6 +94,7 @@ class PlainProductions:
                     merges=True,
                     companions=tuple(Companion(**one) for one in step.get("companions", ())),
                     tags=tuple(step.get("tags", ())),
+                    sites=tuple(step.get("sites", ())),
                     **{key: step[key] for key in NEEDS if key in step},
                 )
                 for number, step in enumerate(steps, start=1)

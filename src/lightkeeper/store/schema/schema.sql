@@ -743,7 +743,6 @@ CREATE TABLE transformation (
     flushes           smallint NOT NULL DEFAULT 0,
     max_attempts      smallint NOT NULL DEFAULT 3,
     priority          smallint NOT NULL DEFAULT 5,
-    destination_id    smallint REFERENCES site,        -- jobs only there; NULL: anywhere
     dataset_id        int REFERENCES dataset,          -- takes only files of this frozen dataset
     state             transformation_state NOT NULL DEFAULT 'New',
     open              boolean NOT NULL DEFAULT false,  -- files that are registered later are taken too
@@ -764,7 +763,8 @@ CREATE TABLE transformation (
     tags              text[] NOT NULL DEFAULT '{}',    -- what a pilot must have
     n_tasks           int NOT NULL DEFAULT 0 CHECK (n_tasks >= 0), -- tasks without input that are wanted: simulation
     look_after        timestamptz NOT NULL DEFAULT now(), -- its waiting files are not looked at before then
-    limits            jsonb NOT NULL DEFAULT '{}'      -- what its jobs may use, where that is not as in the settings
+    limits            jsonb NOT NULL DEFAULT '{}',     -- what its jobs may use, where that is not as in the settings
+    site_ids          smallint[] NOT NULL DEFAULT '{}' -- jobs only at one of these sites; empty: anywhere
 );
 CREATE INDEX transformation_production ON transformation (production_id);
 CREATE INDEX transformation_parent ON transformation (parent_id);
