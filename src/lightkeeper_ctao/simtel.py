@@ -2,6 +2,9 @@
 
     /ctao/simulation/<MCCampaign>/<name>.simtel.zst
 
+That is how runs are handed in. Elsewhere lie those that productions simulate: their names and metadata are told by the
+job type, and only their bytes are judged here.
+
 Names come in two fashions, and North and South do not mean the same in both:
 
 - `gamma_diffuse_run000010_za20deg_azm000deg_North_alpha_6.0.0_test_file`: North is the site whose telescopes
@@ -117,9 +120,11 @@ def _lfn(path: str, problems: list[str]) -> Lfn | None:
 
 def _meta_of_path(path: str, problems: list[str]) -> dict[str, MetaValue]:
     meta, wrong = parse_run(path.rpartition("/")[2])
-    problems += wrong
     parts = path.split("/")[1:]
-    if len(parts) != 4 or parts[1] != FOLDER:
+    if parts[1:2] != [FOLDER]:
+        return meta
+    problems += wrong
+    if len(parts) != 4:
         problems.append(f"'{printable(path)}' is outside the layout: simulations lie at /vo/{FOLDER}/<campaign>/<name>")
     else:
         meta["MCCampaign"] = parts[2]

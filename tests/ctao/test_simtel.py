@@ -85,7 +85,13 @@ def test_the_campaign_is_the_folder():
     assert product.problems == ()
     assert product.meta["MCCampaign"] == "PROD6"
     Vocabulary(list(KEYS)).split(dict(product.meta))
-    assert any("outside the layout" in said for said in problems_of(PACKED, "/ctao/other/" + GAMMA))
+    assert any("outside the layout" in said for said in problems_of(PACKED, "/ctao/simulation/" + GAMMA))
+
+
+def test_of_what_a_production_simulates_only_the_bytes_are_judged():
+    name = "/ctao/prod/PROD6/LaPalma/gamma/simpipe/5/Data/000xxx/gamma_run000001.simtel.zst"
+    assert problems_of(PACKED, name) == ()
+    assert any("is cut" in said for said in problems_of(PACKED[:-1], name))
 
 
 @with_shared

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.ctao import stand_ins
 
 from lightkeeper.domain.catalog import Vocabulary
 from lightkeeper.domain.errors import Invalid
@@ -38,59 +39,6 @@ ProdSteps:
       START
       EXTRA
 """
-STAND_IN = """#!{python}
-# Stands in for {name}: it takes the same words, says what it was given, and leaves files of the same names.
-import json, os, pathlib, sys
-{body}
-"""
-PROD_RUN = """
-flags = {'--without-multipipe', '--with-half-moon', '--with-full-moon', '--with-sct', '--with-all-scts', '--sequential',
-         '--instrument-random-seeds', '--divergent', '--with-magic', '--baseline'}
-words = sys.argv[1:]
-start = int(words[words.index('--start_run') + 1]); run = int(words[words.index('--run-number') + 1])
-site, particle, pointing, zenith = words[-4:]
-given = {word for word in words if word.startswith('--')} - flags - {'--start_run', '--run-number',
-                                                                     '--random-mono-probability'}
-assert not given, given
-assert int(os.environ['NSHOW']) > 0
-os.mkdir('Data')
-skies = ['dark'] + ['moon'] * bool({'--with-half-moon', '--with-full-moon'} & set(words))
-skies += ['fullmoon'] * ('--with-full-moon' in words)
-name = f'{particle}_{zenith}deg_180deg_run{start + run}___cta-prod6-{site}'
-if '--without-multipipe' in words:
-    pathlib.Path(f'Data/run{start + run}_{particle}.corsika.zst').write_text('showers')
-else:
-    for sky in skies:
-        pathlib.Path(f'Data/{name}-{sky}.simtel.zst').write_text(' '.join(words) + ' ' + os.environ['NSHOW'])
-        pathlib.Path(f'Data/{name}-{sky}.log_hist.tar').write_text('log')
-"""
-SIMTEL = """
-os.mkdir('Data')
-for shower in sorted(pathlib.Path().glob('*.corsika.zst')):
-    pathlib.Path(f'Data/{shower.name.removesuffix(".corsika.zst")}_dark.simtel.zst').write_text(' '.join(sys.argv[1:]))
-"""
-EVNDISP = """
-os.mkdir('Data')
-for run in sorted(pathlib.Path().glob('*.simtel.zst')):
-    pathlib.Path(f'Data/{run.name.removesuffix(".zst")}.DL1.tar.gz').write_text(' '.join(sys.argv[1:]))
-"""
-SIMPIPE = """
-ledger = len(sys.argv) == 3
-configuration = json.loads(sys.argv[1 if ledger else 3])
-run = int(sys.argv[2])
-os.mkdir('Data')
-for end in ('simtel.zst', 'log.gz', 'hdata.zst', 'reduced_event_data.hdf5'):
-    pathlib.Path(f'Data/{configuration["primary"]}_run{run:06d}_{end.replace(".", "_", 0)}.{end}').write_text('x')
-if ledger:
-    pathlib.Path('simulate_prod_job_metadata.yml').write_text(
-        'runNumber: 77\\nthetaP: 40.0\\nphiP: 180.0\\narray_layout: Alpha\\nsecret: 1\\n')
-"""
-PROGRAMS = {
-    "dirac_prod_run": PROD_RUN,
-    "dirac_sim_telarray_process": SIMTEL,
-    "dirac_evndisp_wrapper": EVNDISP,
-    "dirac_simpipe_simulate_prod_wrapper": SIMPIPE,
-}
 
 
 def step(document: str) -> Any:
@@ -117,10 +65,7 @@ def words(planned: Any, *inputs: JobInput) -> list[str]:
 
 def run(folder: Path, planned: Any, *inputs: JobInput) -> tuple[list[Any], dict[str, str]]:
     """Run the job with stand-ins; the outputs as they are registered, and contents by name."""
-    (folder / "bin").mkdir()
-    for name, body in PROGRAMS.items():
-        (folder / "bin" / name).write_text(STAND_IN.format(python=sys.executable, name=name, body=body))
-        (folder / "bin" / name).chmod(0o755)
+    stand_ins.lay(folder / "bin")
     job_type, told = JOB_TYPES[planned.job_type], order(planned, *inputs)
     recipe = job_type.recipe(told)
     for one in inputs:
@@ -156,7 +101,7 @@ def run(folder: Path, planned: Any, *inputs: JobInput) -> tuple[list[Any], dict[
     outputs = list(job_type.collect(told, found, logs))  # type: ignore[attr-defined]
     for output in outputs:
         Vocabulary(KEYS).split(dict(output.meta))
-    return outputs, {output.lfn: (folder / "out" / output.name).read_text() for output in outputs}
+    return outputs, {output.lfn: stand_ins.said(folder / "out" / output.name) for output in outputs}
 
 
 def showers(number: int) -> JobInput:
@@ -237,7 +182,7 @@ def test_showers_are_seen_again_by_other_telescopes_and_what_is_asked_for_is_pas
         "00000003": (showers(3).lfn,),
         "00000031": (showers(31).lfn,),
     }
-    assert set(contents.values()) == {"--with-half-moon cfg/mirror/up"}
+    assert set(contents.values()) == {"dirac_sim_telarray_process --with-half-moon cfg/mirror/up"}
     assert {o.meta["systematics"] for o in outputs} == {"mirror_up"}
 
 
@@ -249,7 +194,7 @@ def test_event_display_is_run_on_all_runs_of_a_task(tmp_path: Path):
     meta = {"runNumber": "00000008", "particle": "gamma", "site": "Paranal", "data_level": -1}
     gamma = JobInput(parse_lfn("/ctao/sim/gamma_60deg_0deg_run8___cta-prod6.simtel.zst"), meta)
     (output,), contents = run(tmp_path, planned, gamma)
-    assert contents == {output.lfn: "60deg dark"}
+    assert contents == {output.lfn: "dirac_evndisp_wrapper 60deg dark"}
     assert output.name == "gamma_60deg_0deg_run8___cta-prod6.simtel.DL1.tar.gz"
     assert (output.meta["data_level"], output.meta["runNumber"], output.sources) == (1, "00000008", (gamma.lfn,))
 
