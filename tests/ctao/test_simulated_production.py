@@ -190,4 +190,4 @@ def test_each_file_tells_back_to_the_showers_and_which_software_made_it(made: Ma
     assert [step["activity"] for step in story[:1]] == ["EvnDispProcessing"]
     assert {step["depth"] for step in story} == {0, 1, 2}
     assert any(step["lfn"].endswith(".corsika.zst") for step in story if step["depth"] == 2)
-    assert "evndisp" in story[0]["software"]
+    assert story[0]["software"]["dirac_evndisp_wrapper"] == "2025-01-01"
