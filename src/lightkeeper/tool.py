@@ -61,7 +61,7 @@ def run(
     command = [
         *CWLTOOL,
         *CWLTOOL_OPTIONS,
-        _engine(_container(job), environment["PATH"]),
+        _engine(_container(job), folder, environment),
         *_default_container(job),
         *(f"--preserve-environment={name}" for name in kept),
         "tool.cwl",
@@ -172,14 +172,27 @@ def environment(job: Mapping[str, Any]) -> dict[str, str]:
     return declared | {"host": socket.gethostname(), "cwltool": version("cwltool")}
 
 
-def _engine(container: str, path: str) -> str:
-    """How cwltool runs a tool: in a container when one is wanted and there is an engine, else bare if it may."""
-    engine = next((name for name in ENGINES if shutil.which(name, path=path)), None) if container else None
-    if engine is not None:
-        return ENGINES[engine]
-    if container == "needed":
+def _engine(container: str, folder: Path, environment: dict[str, str]) -> str:
+    """How cwltool runs a tool: in a container when one is wanted and there is an engine, else bare if it may.
+
+    Where cwltool looks for its images and for apptainer, which it knows by its older name only, is put into the
+    environment: images are kept for the pilot's other jobs.
+    """
+    if not container:
+        return "--no-container"
+    here = {name: found for name in ENGINES if (found := shutil.which(name, path=environment["PATH"]))}
+    if not here and container == "needed":
         raise JobFailed("No container engine", f"the job needs a container; none of {', '.join(ENGINES)} is here")
-    return "--no-container"
+    if not here:
+        return "--no-container"
+    engine = next(iter(here))
+    if engine == "apptainer" and "singularity" not in here:
+        (folder / "engine").mkdir()
+        (folder / "engine" / "singularity").symlink_to(here[engine])
+        environment["PATH"] = f"{folder / 'engine'}{os.pathsep}{environment['PATH']}"
+    images = Path(environment.setdefault("CWL_SINGULARITY_CACHE", str(folder.parent / "images")))
+    images.mkdir(parents=True, exist_ok=True)
+    return ENGINES[engine]
 
 
 def outputs(job: Mapping[str, Any], folder: Path) -> list[tuple[str, str | None]]:
