@@ -1,7 +1,8 @@
 """The other processes of bench/work.py: `serve HOME DATABASE`, `pilot URL FOLDER --jobs | --claims N`.
 
 With --claims nothing is run or uploaded: jobs are claimed and reported with no outputs, N at a time. With --jobs the
-pilot is the real one, but for its tool, which writes the outputs itself.
+pilot is the real one, but that it has a program that does nothing watched instead of cwltool, and writes the outputs
+itself.
 """
 
 import json
@@ -20,6 +21,7 @@ from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.api import make_api
 from lightkeeper.client import Client
 from lightkeeper.context import Context
+from lightkeeper.domain.limits import Limits
 from lightkeeper.domain.work import JobOrder, JobRecipe
 from lightkeeper.instance import _Silent
 from lightkeeper.pilot import SECRET, Pilot
@@ -62,7 +64,7 @@ def context(database: Database, home: Path) -> Context:
 class WithoutTool(Pilot):
     def _run_tool(self, job: Mapping[str, Any], folder: Path, log: Path) -> None:
         (folder / "out").mkdir()
-        log.write_text("done")
+        self._watchdogs.watch(["true"], folder, os.environ, Limits(**job["limits"]), log)
         for name in job["outputs"]:
             (folder / "out" / name).write_text(f"made by task {job['task_id']}")
 

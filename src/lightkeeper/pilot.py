@@ -20,7 +20,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lightkeeper import tool
+from lightkeeper import tool, watchdog
 from lightkeeper.client import Client
 from lightkeeper.domain.errors import Corrupt, LightkeeperError, NotFound, Offline, Refused, Unavailable
 from lightkeeper.domain.fixity import Sums, chunks_of
@@ -49,7 +49,7 @@ class Pilot:
         self._drivers = {entry.name: entry for entry in entry_points(group="lightkeeper.storage")}
         self._orders = client.hello()
         self._status: dict[int, str] = {}
-        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._watchdogs = tool.Watchdogs()
         self._used: Used | None = None
         self._running: int | None = None
         self._taken_away: set[int] = set()
@@ -74,6 +74,7 @@ class Pilot:
             most = min(2 * most, MOST) if idle_since - began < SHORT * len(jobs) else 1
         self._ending.set()
         self._news.set()
+        self._watchdogs.close()
         self._client.goodbye()
 
     def _report(self, done: Mapping[int, Mapping[str, Any]]) -> None:
@@ -186,15 +187,12 @@ class Pilot:
     def _run_tool(self, job: Mapping[str, Any], folder: Path, log: Path) -> None:
         """Run the job's tool under a watchdog; what it used is told however it ends."""
         try:
-            self._used = tool.run(job, folder, log, self._watched)
+            self._used = tool.run(job, folder, log, self._watchdogs)
         except JobFailed as failure:
             self._used = failure.used
             self._check()
             raise
         self._check()
-
-    def _watched(self, process: "subprocess.Popen[bytes] | None") -> None:
-        self._watchdog = process
 
     def _upload(self, upload: Mapping[str, str], out: Path, name: str, parameter: str | None) -> dict[str, Any]:
         """Upload one output into the job's temporary area; its fixity is that of the bytes here."""
@@ -256,17 +254,12 @@ class Pilot:
                 else:
                     self._taken_away.update(stop)
                     if self._running in stop:
-                        self._kill_tool()
+                        self._watchdogs.end()
 
     def _give_up(self, why: str) -> NoReturn:
         print(f"ending: {why}", flush=True)
-        self._kill_tool()
+        self._watchdogs.end()
         os._exit(1)
-
-    def _kill_tool(self) -> None:
-        process = self._watchdog
-        if process is not None:
-            process.terminate()
 
 
 def _sendable(text: str) -> str:
@@ -293,7 +286,7 @@ def main() -> None:
     given = parser.parse_args()
     if SECRET not in os.environ:
         parser.error(f"the environment has no {SECRET}: pilots are started by an executor")
-    tool.adopt_orphans()
+    watchdog.adopt_orphans()  # those of a watchdog that was killed
     with Client(given.api_url, os.environ[SECRET]) as client:
         try:
             Pilot(client, given.work_dir).run()

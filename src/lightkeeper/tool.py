@@ -4,21 +4,19 @@ What it may use stands in the order of its job. It runs with cwltool, in a conta
 below a watchdog (watchdog.py).
 """
 
-import ctypes
 import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from lightkeeper import watchdog
 from lightkeeper.domain.limits import LEFT_OUT, Limit, Limits, Used, exceeded
@@ -46,11 +44,73 @@ class JobFailed(Exception):
         self.minor, self.application, self.exit_code, self.used = minor, application, exit_code, used
 
 
-def run(
-    job: Mapping[str, Any], folder: Path, log: Path, watched: Callable[["subprocess.Popen[bytes] | None"], None]
-) -> Used:
+class Watchdogs:
+    """Has a watchdog at hand for each program that is run, one at a time."""
+
+    def __init__(self) -> None:
+        self._process = _begin()
+
+    def watch(
+        self, command: list[str], folder: Path, environment: Mapping[str, str], limits: Limits, log: Path
+    ) -> Used:
+        """Run a command in a folder under a watchdog; raises JobFailed when it does not end with 0, or is ended."""
+        order = {
+            "command": command,
+            "folder": str(folder.absolute()),
+            "environment": dict(environment),
+            "log": str(log.absolute()),
+            "without": "inputs",
+            "left_out": LEFT_OUT,
+            "limits": asdict(limits),
+        }
+        ended = self._ask(order)
+        if ended is None:
+            raise JobFailed("Watchdog killed", "whoever held it to its limits was killed, so it was ended")
+        used = Used(**{name: ended[name] for name in ("cpu_seconds", "wall_seconds", "memory", "disk")})
+        exit_code = ended["exit_code"]
+        if ended["exceeded"] is not None:
+            limit, amount = ended["exceeded"]
+            raise JobFailed(*exceeded(Limit(limit), amount, limits), exit_code, used)
+        if ended["unwanted"]:
+            raise JobFailed("Watchdog killed", "somebody told its watchdog to end it", exit_code, used)
+        if exit_code != 0:
+            raise JobFailed(*_why_failed(text_of(log), exit_code, limits), exit_code, used)
+        return used
+
+    def end(self) -> None:
+        """End the program that runs now, if one does; also called from other threads."""
+        self._process.terminate()
+
+    def close(self) -> None:
+        """No more programs are run."""
+        with suppress(BrokenPipeError), self._process:
+            pass
+
+    def _ask(self, order: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What the watchdog of a program told when that had ended; None when it was killed itself."""
+        if self._process.poll() is not None:
+            self.close()
+            self._process = _begin()
+        stdin, stdout = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
+        with suppress(BrokenPipeError):
+            stdin.write(json.dumps(order).encode() + b"\n")
+            stdin.flush()
+        told = stdout.readline()
+        if not told:  # nobody is left who could end it
+            self._process.wait()
+            watchdog.end_all(0)
+        return json.loads(told) if told else None
+
+
+def _begin() -> "subprocess.Popen[bytes]":
+    environment = {key: value for key, value in os.environ.items() if key != SECRET}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(WATCHDOG, stdin=pipe, stdout=pipe, env=environment, start_new_session=True)
+
+
+def run(job: Mapping[str, Any], folder: Path, log: Path, watchdogs: Watchdogs) -> Used:
     """Run the job's CWL tool with cwltool, and return what it used; raises JobFailed when it does not succeed, is
-    ended, or leaves an output out. `watched` is told who watches it, whom SIGTERM has end it; then that nobody does."""
+    ended, or leaves an output out."""
     (folder / "tmp").mkdir()
     environment = {key: value for key, value in os.environ.items() if key != SECRET}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
@@ -67,80 +127,11 @@ def run(
         "tool.cwl",
         "inputs.json",
     ]
-    used = watch(command, folder, environment, Limits(**job["limits"]), log, watched)
+    used = watchdogs.watch(command, folder, environment, Limits(**job["limits"]), log)
     for name in [*job["outputs"], *job["provenance_logs"]]:
         if not (folder / "out" / name).is_file():
             raise JobFailed("Application left no output", f"it ended with 0, but did not make {name}", 0, used)
     return used
-
-
-def watch(
-    command: list[str],
-    folder: Path,
-    environment: Mapping[str, str],
-    limits: Limits,
-    log: Path,
-    watched: Callable[["subprocess.Popen[bytes] | None"], None],
-) -> Used:
-    """Run a command in a folder under a watchdog; raises JobFailed when it does not end with 0, or is ended."""
-    order = {
-        "command": command,
-        "log": str(log),
-        "without": "inputs",
-        "left_out": LEFT_OUT,
-        "parent": os.getpid(),
-        "limits": asdict(limits),
-    }
-    process = subprocess.Popen(
-        [*WATCHDOG, json.dumps(order)],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        env=environment,
-        start_new_session=True,
-        preexec_fn=_be_a_watchdog,
-    )
-    watched(process)
-    told, _ = process.communicate()
-    watched(None)
-    if not told:
-        watchdog.end_all(os.getpid(), 0, _reap)
-        raise JobFailed("Watchdog killed", "whoever held it to its limits was killed, so it was ended")
-    ended = json.loads(told)
-    used = Used(**{name: ended[name] for name in ("cpu_seconds", "wall_seconds", "memory", "disk")})
-    exit_code = ended["exit_code"]
-    if ended["exceeded"] is not None:
-        limit, amount = ended["exceeded"]
-        raise JobFailed(*exceeded(Limit(limit), amount, limits), exit_code, used)
-    if ended["unwanted"]:
-        raise JobFailed("Watchdog killed", "somebody told its watchdog to end it", exit_code, used)
-    if exit_code != 0:
-        raise JobFailed(*_why_failed(text_of(log), exit_code, limits), exit_code, used)
-    return used
-
-
-LIBC = ctypes.CDLL(None, use_errno=True)
-PDEATHSIG, CHILD_SUBREAPER = 1, 36
-
-
-def _be_a_watchdog() -> None:
-    """In the child: it is told when the pilot disappears, and adopts what the job leaves alone."""
-    if sys.platform == "linux":
-        LIBC.prctl(PDEATHSIG, signal.SIGTERM)
-        LIBC.prctl(CHILD_SUBREAPER, 1)
-
-
-def adopt_orphans() -> None:
-    """What a watchdog leaves behind that was killed comes to this process."""
-    if sys.platform == "linux":
-        LIBC.prctl(CHILD_SUBREAPER, 1)
-
-
-def _reap() -> None:
-    """Take note of orphans that have ended."""
-    with suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
 
 
 def _programs(job: Mapping[str, Any]) -> Path | None:

@@ -1,15 +1,16 @@
-"""Holds the program of one job to its limits, and sees that nothing of it outlives it.
+"""Holds the programs of jobs to their limits, and sees that nothing of a job outlives it.
 
-A process between the pilot and the program: `python -I -S watchdog.py ORDER`, in the folder of the job, with its
-environment. It prints what was used, as one line of JSON. It begins at once: nothing but a little of the standard
-library is imported.
+Two processes between the pilot and a program. `python -I -S watchdog.py` reads an order from each line of its input and
+forks a watchdog for it, which takes a moment; starting Python each time would take longer. The watchdog starts the
+program, and prints what it used as one line of JSON. SIGTERM to the first has the second end its program.
 
-Whatever the program starts stays below this process, which adopts orphans (the pilot makes it so): also what began a
-session of its own. All of it is looked at ten times a second, or less often where looking takes long. What is too much
-ends with SIGKILL; what lasts too long, or is not wanted any more, with SIGTERM first. When the pilot is gone, so is the
-job. Neither root nor control groups are needed for this, only /proc.
+Whatever the program starts stays below the watchdog, which adopts orphans: also what began a session of its own. All of
+it is looked at ten times a second, or less often where looking takes long. What is too much ends with SIGKILL; what
+lasts too long, or is not wanted any more, with SIGTERM first. When the pilot is gone, so is the job. Neither root nor
+control groups are needed for this, only /proc.
 """
 
+import ctypes
 import json
 import os
 import resource
@@ -19,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 LOOK = 0.1
 """Seconds between two looks, at the least."""
@@ -88,14 +89,44 @@ def _own_share(pids: Mapping[int, int]) -> int:
     return total
 
 
-def end_all(root: int, grace: float, meanwhile: Callable[[], object] = lambda: None) -> bool:
-    """End whatever is below `root`: SIGTERM, and after the grace SIGKILL. Whether nothing is left. `meanwhile` is
-    called again and again."""
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PDEATHSIG, _CHILD_SUBREAPER = 1, 36
+
+
+def end_with_parent(number: int) -> None:
+    """This process is sent a signal when its parent disappears."""
+    if sys.platform == "linux":
+        _LIBC.prctl(_PDEATHSIG, number)
+
+
+def adopt_orphans() -> None:
+    """What processes below this one leave behind when they end comes to this one."""
+    if sys.platform == "linux":
+        _LIBC.prctl(_CHILD_SUBREAPER, 1)
+
+
+def reap(statuses: dict[int, int] | None = None) -> bool:
+    """Take note of children that have ended; whether any is left. Who adopts orphans and has no children has nothing
+    below it."""
+    try:
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            if statuses is not None:
+                statuses[ended[0]] = ended[1]
+    except ChildProcessError:
+        return False
+    return True
+
+
+def end_all(grace: float, meanwhile: Callable[[], bool] = reap) -> bool:
+    """End whatever is below this process: SIGTERM, and after the grace SIGKILL. Whether nothing is left. `meanwhile` is
+    called again and again, and says whether there is anything."""
     told = False
+    root = os.getpid()
     gently = time.monotonic() + grace
     last = gently + KILLED_WITHIN
     while True:
-        meanwhile()
+        if not meanwhile():
+            return True
         left = below(root)
         now = time.monotonic()
         if not left or now > last:
@@ -199,7 +230,7 @@ class Log:
 class Watchdog:
     """One program from its start until nothing of it is left."""
 
-    def __init__(self, order: Mapping[str, Any]) -> None:
+    def __init__(self, order: Mapping[str, Any], parent: int) -> None:
         self._order, self._limits = order, order["limits"]
         self._log = Log(order["log"], self._limits["log"] or sys.maxsize)
         self._unwanted = False
@@ -207,12 +238,12 @@ class Watchdog:
         self._status: int | None = None
         self._memory = self._disk = 0
         self._look_at_processes = self._look_at_files = 0.0
-        self._parent = order["parent"]
+        self._parent = parent
 
     def run(self) -> dict[str, Any]:
         """Run it; what it used, how it ended, and which limit it exceeded."""
         began = time.monotonic()
-        self._go_first()
+        go_first()
         woken, wake = os.pipe()
         os.set_blocking(wake, False)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -222,7 +253,7 @@ class Watchdog:
         os.set_blocking(self._printed, False)
         self._pid = os.fork()
         if self._pid == 0:
-            become(self._order["command"], printing, self._limits)
+            become(self._order, printing)
         os.close(printing)
         os.set_blocking(woken, False)
         too_much: tuple[str, float] | None = None
@@ -237,7 +268,7 @@ class Watchdog:
                 too_much = self._look(time.monotonic() - began)
         gentle = too_much is None or too_much[0] == "wall_time"
         grace = self._limits["grace"] if gentle and os.getppid() == self._parent else 0
-        gone = end_all(os.getpid(), grace, self._turn)
+        gone = end_all(grace, self._turn)
         self._turn()
         took = time.monotonic() - began
         self._log.close(self._order["left_out"])
@@ -255,17 +286,11 @@ class Watchdog:
             "disk": self._disk,
         }
 
-    def _go_first(self) -> None:
-        """Have a processor when it is needed, however many of the program's processes want one. Only root may have
-        that, and needs it: the kernel limits the processes of everybody else."""
-        with suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
-
     def _stop(self, *_: object) -> None:
         self._unwanted = True
 
-    def _turn(self) -> None:
-        """Take what was printed, and note who has ended."""
+    def _turn(self) -> bool:
+        """Take what was printed, and note who has ended; whether anything of it is left."""
         with suppress(BlockingIOError):
             for _ in range(64 if self._prints else 0):  # then others have their turn
                 data = os.read(self._printed, BLOCK)
@@ -273,10 +298,10 @@ class Watchdog:
                 if not data:
                     break
                 self._log.take(data)
-        with suppress(ChildProcessError):
-            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                if ended[0] == self._pid:
-                    self._status = ended[1]
+        ended: dict[int, int] = {}
+        left = reap(ended)
+        self._status = ended.get(self._pid, self._status)
+        return left
 
     def _look(self, took: float) -> tuple[str, float] | None:
         """The limit that is exceeded now, and what is used of it."""
@@ -317,8 +342,9 @@ def _next(began: float) -> float:
     return began + max(LOOK, SHARE * (time.monotonic() - began))
 
 
-def become(command: list[str], printing: int, limits: Mapping[str, Any]) -> None:
-    """In the child: a session of its own, the limits that the kernel keeps, and then the program. Never returns."""
+def become(order: Mapping[str, Any], printing: int) -> NoReturn:
+    """In the child: a session of its own, the limits that the kernel keeps, and then the program."""
+    command, limits = order["command"], order["limits"]
     try:
         os.setsid()
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -337,7 +363,7 @@ def become(command: list[str], printing: int, limits: Mapping[str, Any]) -> None
         with suppress(OSError):
             score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
             os.write(score, b"800")  # when memory is short, the job goes before those who serve others
-        os.execvp(command[0], command)  # noqa: S606
+        os.execvpe(command[0], command, order["environment"])  # noqa: S606
     except OSError as error:
         os.write(2, f"{command[0]} cannot be started: {error}\n".encode())
     finally:
@@ -358,7 +384,54 @@ def _read(path: str) -> bytes:
         os.close(file)
 
 
+# --- one after the other ---------------------------------------------------------------------------------------------
+def serve() -> None:
+    """Have a watchdog for each order that is read. Instead of the line of one that was killed stands null: what it
+    left is ended."""
+    watching = 0
+
+    def end(*_: object) -> None:
+        if watching:
+            os.kill(watching, signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)
+    end_with_parent(signal.SIGKILL)
+    adopt_orphans()
+    go_first()
+    here = os.getpid()
+    for line in sys.stdin.buffer:
+        watching = os.fork()
+        if watching == 0:
+            _watch(json.loads(line), here)
+        _, status = os.waitpid(watching, 0)
+        watching = 0
+        if status != 0:
+            end_all(0)
+            os.write(1, b"null\n")
+
+
+def _watch(order: Mapping[str, Any], parent: int) -> NoReturn:
+    """In the child: be the watchdog of one program."""
+    status = 1
+    try:
+        end_with_parent(signal.SIGTERM)
+        adopt_orphans()
+        os.chdir(order["folder"])
+        told = Watchdog(order, parent).run()
+        os.write(1, (json.dumps(told) + "\n").encode())
+        status = 0
+    except Exception as error:  # noqa: BLE001  # never back into what the other process does
+        sys.excepthook(type(error), error, error.__traceback__)
+    finally:
+        os._exit(status)  # nothing is left to be tidied
+
+
+def go_first() -> None:
+    """Have a processor when it is needed, however many of a program's processes want one. Only root may have that, and
+    needs it: the kernel limits the processes of everybody else."""
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+
+
 if __name__ == "__main__":
-    told = Watchdog(json.loads(sys.argv[1])).run()
-    os.write(1, (json.dumps(told) + "\n").encode())
-    os._exit(0)  # nothing is left to be tidied
+    serve()

@@ -100,6 +100,18 @@ for _ in range(1500):
     os.chdir("d")
 raise SystemExit("it went very deep")
 """
+KILLS_ALL_WATCHDOGS = """
+import os, signal, time
+found = []
+parent = os.getpid()
+while parent > 1:
+    if b"watchdog.py" in open(f"/proc/{parent}/cmdline", "rb").read():
+        found.insert(0, parent)
+    parent = int(open(f"/proc/{parent}/stat").read().rpartition(")")[2].split()[1])
+for parent in found:
+    os.kill(parent, signal.SIGKILL)
+time.sleep(600)
+"""
 KILLS_ITS_WATCHDOG = """
 import os, signal, time
 parent = os.getpid()

@@ -4,6 +4,7 @@ it do not notice. Limits are low here, and the programs bounded in themselves.""
 import os
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -22,12 +23,13 @@ LIMITS = Limits(wall_time=60, memory=200 * MB, processes=40, disk=50 * MB, files
 def run(folder: Path, program: str, limits: Limits = LIMITS) -> Used | tool.JobFailed:
     """What a program used, or why it failed."""
     environment = os.environ | {"LIGHTKEEPER_TEST_MARK": str(folder)}
+    watchdogs = tool.Watchdogs()
     try:
-        return tool.watch(
-            [sys.executable, "-c", program], folder, environment, limits, folder / "log", lambda process: None
-        )
+        return watchdogs.watch([sys.executable, "-c", program], folder, environment, limits, folder / "log")
     except tool.JobFailed as failure:
         return failure
+    finally:
+        watchdogs.close()
 
 
 def left_of(folder: Path) -> set[int]:
@@ -127,17 +129,41 @@ def test_without_limits_nothing_is_limited(tmp_path: Path):
     assert (tmp_path / "log").stat().st_size == 100_001
 
 
-def test_a_program_whose_watchdog_is_killed_fails_and_is_ended_by_the_pilot(tmp_path: Path):
+@pytest.mark.parametrize("program", ["KILLS_ITS_WATCHDOG", "KILLS_ALL_WATCHDOGS"])
+def test_a_program_whose_watchdog_is_killed_fails_and_is_ended_by_who_is_left(tmp_path: Path, program: str):
     pilot = (
         "import sys; from pathlib import Path; from tests.chaos import poison, test_poison\n"
-        "from lightkeeper import tool\ntool.adopt_orphans()\n"
-        "print(test_poison.run(Path(sys.argv[1]), poison.KILLS_ITS_WATCHDOG).minor)"
+        "from lightkeeper import watchdog\nwatchdog.adopt_orphans()\n"
+        f"print(test_poison.run(Path(sys.argv[1]), poison.{program}).minor)"
     )
     told = subprocess.run(
         [sys.executable, "-c", pilot, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
     )
     assert told.stdout.strip() == "Watchdog killed"
     assert left_of(tmp_path) == set()
+
+
+def test_watchdogs_watch_one_program_after_the_other_whatever_becomes_of_them(tmp_path: Path):
+    watchdogs = tool.Watchdogs()
+    failures: list[str] = []
+    for n, program in enumerate([poison.KILLS_ITS_WATCHDOG, poison.GENTLE, poison.NEVER_ENDS, poison.GENTLE]):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        command = [sys.executable, "-c", 'open("begun", "w").close();' + program]
+        if program == poison.NEVER_ENDS:
+            ending = threading.Thread(target=lambda: (until((folder / "begun").exists), watchdogs.end()))  # noqa: B023
+            ending.start()
+        try:
+            watchdogs.watch(command, folder, os.environ, LIMITS, folder / "log")
+        except tool.JobFailed as failure:
+            failures.append(failure.application)
+        if n == 1:
+            watchdogs.end()  # nothing runs: that ends nothing
+    watchdogs.close()
+    assert failures == [
+        "whoever held it to its limits was killed, so it was ended",
+        "somebody told its watchdog to end it",
+    ]
 
 
 def test_nothing_of_a_job_outlives_a_pilot_that_is_killed(tmp_path: Path):
