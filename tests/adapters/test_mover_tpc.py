@@ -264,6 +264,7 @@ def dav(server, name, host="127.0.0.1"):
     return SeenWebdav(name, root.replace("127.0.0.1", host))
 
 
+@pytest.mark.feature("S3-091")
 def test_between_webdav_servers_the_bytes_do_not_pass_through_us(davs):
     source, target = dav(davs[0], "pic-dav"), dav(davs[1], "cscs-dav")
     source.write(PATH, [WHOLE])

@@ -89,7 +89,7 @@ def leases_of_the_dead_end(world: World) -> None:
     world.value("UPDATE trigger SET lease_until = now() WHERE state = 'Accepted' AND lease_until > now() + '2 s'")
 
 
-@pytest.mark.feature("S3-048")
+@pytest.mark.feature("S3-048", "S2-060")
 def test_of_three_workers_one_sleeps_beyond_its_lease_or_is_killed_and_nothing_is_done_twice(
     world: World, tmp_path: Path
 ):

@@ -154,7 +154,7 @@ def watched(world: World) -> Iterator[World]:
 
 
 # --- put then get --------------------------------------------------------------------------------------------------
-@pytest.mark.feature("S4-030")
+@pytest.mark.feature("S4-030", "S3-073")
 def test_what_was_put_is_got_byte_for_byte(world: World, api: Client, local: Path):
     paths = [written(local / f"f{n}.dat", noise(n * 700_001, n)) for n in range(4)]  # the first is empty
     stored = put(api, paths, "/vo/scope/dir", at="north", meta=META)

@@ -37,6 +37,7 @@ def away(world: World, name: str = "east") -> Callable[[], None]:
     return lambda: None if root.exists() else root.with_name(f"{name}-away").rename(root) and None
 
 
+@pytest.mark.feature("S0-055")
 def test_a_storage_whose_disk_is_gone_is_banned_and_comes_back_by_itself(world: World):
     assert probe(world) == [Health.GOOD]
     back = away(world)

@@ -22,7 +22,7 @@ def gammas(world: World) -> None:
     world.register(A, level=-1)
 
 
-@pytest.mark.feature("S3-059", "S0-024")
+@pytest.mark.feature("S3-059", "S0-024", "S3-058")
 def test_a_rule_makes_copies_of_what_is_there_and_of_what_comes(world: World):
     gammas(world)
     missing = rules.add(world.ctx, NewRule("mine", "level = -1", copies=2, at="north|east"))

@@ -331,7 +331,7 @@ def test_a_disk_copy_is_read_before_a_tape_is_mounted(tape: TapeWorld):
     assert tape.states() == {}
 
 
-@pytest.mark.feature("S0-107", "S0-108")
+@pytest.mark.feature("S0-107", "S0-108", "S2-047")
 def test_a_job_starts_when_its_inputs_were_staged_and_reads_them_from_the_buffer(tape: TapeWorld):
     tape.only_on_tape(*OBS[:4], kind="a")
     document = '{"steps": [{"query": {"kind": "a"}, "group_size": 2}]}'
