@@ -28,7 +28,7 @@ from lightkeeper.context import Context
 from lightkeeper.domain.catalog import KeyLevel, KeyType, MetaKey, Vocabulary
 from lightkeeper.domain.sharing import Offer
 from lightkeeper.pilot import IDLE_POLL
-from lightkeeper.steps import produce, topology, transform
+from lightkeeper.steps import preview, produce, topology, transform
 from lightkeeper.steps import run as run_step
 from lightkeeper.steps.queue import Queue
 from lightkeeper.store import catalog, jobs, postgres, productions, provenance, reports
@@ -40,6 +40,7 @@ from lightkeeper.worker import Worker
 
 FILES = {"small": 200_000, "full": 1_000_000}
 GROUPING_TARGET = {"small": 6, "full": 30}
+PLAN_TARGET = {"small": 2, "full": 8}
 PRODUCTIONS = {"small": 300, "full": 1500}
 TASKS = {"small": 4_000, "full": 20_000}
 PENDING = {"small": 200_000, "full": 5_000_000}
@@ -67,6 +68,7 @@ def grouping(scale: str) -> list[Measure]:
     with observatory() as ctx:
         register(ctx, n)
         document = json.dumps({"steps": [{"query": {"key0": {"!=": "none"}}, "group_size": 50}]})
+        planned = timed(lambda: preview.look(ctx, document, {}))
         submitted = timed(lambda: produce.submit(ctx, "p", document, {}, open_=True))
         grouped = timed(lambda: transform.make_tasks(ctx))
         summary = timed(lambda: one_summary(ctx))
@@ -80,6 +82,7 @@ def grouping(scale: str) -> list[Measure]:
             f"{n:,} files matched and grouped in tasks of 50", submitted + grouped, "s", target, more_is_better=False
         ),
         Measure("the same, grouping only", grouped, "s"),
+        Measure("'plan' of it beforehand", planned, "s", PLAN_TARGET[scale], more_is_better=False),
         Measure("jobs queued for these tasks", n / 50 / submitted_jobs, "jobs/s"),
         Measure("status summary of it", summary * 1e3, "ms", 50, more_is_better=False),
         Measure("a wake-up when nothing is new", idle * 1e3, "ms"),

@@ -5,12 +5,13 @@ Before: a person wrote the document.    After: produce.py, when he likes what he
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import count
 from typing import Any
 
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import KeyLevel, Vocabulary
 from lightkeeper.domain.estimates import Estimate, InputFacts, complaints, estimates
-from lightkeeper.domain.grouping import Grouping
+from lightkeeper.domain.grouping import Grouping, WaitingFile
 from lightkeeper.domain.work import PlannedStep, ProductionPlan
 from lightkeeper.steps import produce
 from lightkeeper.store import catalog, previews, topology
@@ -64,8 +65,14 @@ def _input(conn: Connection, step: PlannedStep, vocabulary: Vocabulary, grouping
     file_query = query.jsonpath(vocabulary, KeyLevel.FILE)
     named = tuple(file.file_id for file in catalog.known_files(conn, step.files))
     previews.match(conn, previews.Asked(set_query, file_query, list_id, step.input_limit, named))
+    previews.look_at_copies(conn)
     totals = previews.totals(conn)
-    files = previews.waiting_files(conn, step.keys)
+    numbers = count(1)
+    files = [
+        WaitingFile(next(numbers), one.size, one.site_id, one.storages, one.values)
+        for one, n in previews.alike(conn, step.keys)
+        for _ in range(n)
+    ]
     return InputFacts(
         files=totals.files,
         bytes=totals.bytes,

@@ -66,6 +66,29 @@ def match(conn: Connection, asked: Asked) -> None:
     conn.execute("ANALYZE matched")
 
 
+def look_at_copies(conn: Connection) -> None:
+    """Put those of `matched` that a data centre has a verified copy of into `held`: where a task on them is done best,
+    on which storages they lie, and whether these are all tapes."""
+    conn.execute(
+        """
+        CREATE TEMP TABLE IF NOT EXISTS held (file_id bigint, size bigint, site_id int, storages int[], on_tape boolean)
+            ON COMMIT DELETE ROWS
+        """
+    )
+    conn.execute("TRUNCATE held")
+    conn.execute(
+        """
+        INSERT INTO held (file_id, size, site_id, storages, on_tape)
+        SELECT m.file_id, m.size, (min(ARRAY[(w.storage_id IS NOT NULL)::int, c.storage_id, c.site_id]))[3],
+               array_agg(c.storage_id::int ORDER BY c.storage_id), bool_and(w.storage_id IS NOT NULL)
+          FROM matched m
+          JOIN verified_copy c USING (file_id)
+          LEFT JOIN tape_storage w ON w.storage_id = c.storage_id
+         GROUP BY m.file_id, m.size
+        """
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Totals:
     """Of the files in `matched`: how many, and of how many no copy counts, none is left, or all are on tape."""
@@ -78,26 +101,50 @@ class Totals:
 
 
 def totals(conn: Connection) -> Totals:
-    """Counts over `matched`."""
+    """Counts over `matched` and `held`."""
     found = row(
         conn,
         Totals,
         """
-        SELECT count(*) AS files, coalesce(sum(m.size), 0)::bigint AS bytes,
-               count(*) FILTER (WHERE c.file_id IS NULL) AS no_copy,
-               count(*) FILTER (WHERE c.file_id IS NULL AND NOT EXISTS (
-                     SELECT FROM replica r WHERE r.file_id = m.file_id AND r.state <> 'Lost')) AS lost,
-               count(*) FILTER (WHERE c.on_tape) AS on_tape
-          FROM matched m
-          LEFT JOIN (SELECT file_id, bool_and(w.storage_id IS NOT NULL) AS on_tape
-                       FROM matched
-                       JOIN verified_copy c USING (file_id)
-                       LEFT JOIN tape_storage w ON w.storage_id = c.storage_id
-                      GROUP BY file_id) c USING (file_id)
+        WITH held_now AS (SELECT count(*) AS n, count(*) FILTER (WHERE on_tape) AS on_tape FROM held)
+        SELECT count(m.file_id) AS files, coalesce(sum(m.size), 0)::bigint AS bytes,
+               count(m.file_id) - min(h.n) AS no_copy,
+               CASE WHEN count(m.file_id) = min(h.n) THEN 0
+                    ELSE (SELECT count(*) FROM matched l
+                           WHERE NOT EXISTS (SELECT FROM held WHERE held.file_id = l.file_id)
+                             AND NOT EXISTS (SELECT FROM replica r
+                                              WHERE r.file_id = l.file_id AND r.state <> 'Lost')) END AS lost,
+               min(h.on_tape) AS on_tape
+          FROM held_now h LEFT JOIN matched m ON true
         """,
     )
     assert found is not None  # noqa: S101  # an aggregate has one row
     return found
+
+
+def alike(conn: Connection, keys: Sequence[str]) -> list[tuple[WaitingFile, int]]:
+    """The files in `held` as they would wait to be put into tasks: one for each kind that lies in the same places and
+    has the same values of these keys, of the mean size, and how many there are of it."""
+    found = conn.execute(
+        """
+        SELECT min(file_id), avg(size)::bigint, site_id, storages, told, count(*)
+          FROM (SELECT h.*,
+                       CASE WHEN %(keys)s::text[] = '{}' THEN '{}'
+                            ELSE (SELECT ARRAY(SELECT coalesce(s.meta ->> key, f.extra ->> key)
+                                                 FROM unnest(%(keys)s::text[]) WITH ORDINALITY AS k (key, n)
+                                                ORDER BY n)
+                                    FROM file f JOIN meta_set s USING (set_id)
+                                   WHERE f.file_id = h.file_id) END AS told
+                  FROM held h) file
+         GROUP BY site_id, storages, told
+         ORDER BY 1
+        """,
+        {"keys": list(keys)},
+    ).fetchall()
+    return [
+        (WaitingFile(file_id, size, site_id, tuple(storages), tuple(told)), n)
+        for file_id, size, site_id, storages, told, n in found
+    ]
 
 
 def sample(conn: Connection) -> list[str]:
@@ -112,32 +159,6 @@ def sample(conn: Connection) -> list[str]:
         """,
         n=SAMPLE,
     )
-
-
-def waiting_files(conn: Connection, keys: Sequence[str]) -> list[WaitingFile]:
-    """The files in `matched` that a data centre has a verified copy of, as they would wait to be put into tasks."""
-    found = conn.execute(
-        """
-        SELECT f.file_id, f.size, c.site_id, c.storages,
-               CASE WHEN %(keys)s::text[] = '{}' THEN '{}'
-                    ELSE ARRAY(SELECT coalesce(s.meta ->> key, f.extra ->> key)
-                                 FROM unnest(%(keys)s::text[]) WITH ORDINALITY AS k (key, n) ORDER BY n) END
-          FROM (SELECT m.file_id, array_agg(c.storage_id::int ORDER BY c.storage_id) AS storages,
-                       (array_agg(c.site_id::int ORDER BY w.storage_id IS NOT NULL, c.storage_id))[1] AS site_id
-                  FROM matched m
-                  JOIN verified_copy c USING (file_id)
-                  LEFT JOIN tape_storage w ON w.storage_id = c.storage_id
-                 GROUP BY m.file_id) c
-          JOIN file f USING (file_id)
-          JOIN meta_set s USING (set_id)
-         ORDER BY f.file_id
-        """,
-        {"keys": list(keys)},
-    ).fetchall()
-    return [
-        WaitingFile(file_id, size, site_id, tuple(storages), tuple(told))
-        for file_id, size, site_id, storages, told in found
-    ]
 
 
 def paces(conn: Connection, job_types: Sequence[str]) -> Mapping[str, Pace]:
