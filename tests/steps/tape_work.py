@@ -48,7 +48,7 @@ if __name__ == "__main__":
             OR EXISTS (SELECT FROM recall WHERE state IN ('Waiting', 'Asked', 'Releasing'))"""
     while True:
         replicate.settle(ctx)
-        for _ in range(5):
+        for _ in range(50):
             if not transfer.carry_out(ctx):
                 break
         stage.stage(ctx)
