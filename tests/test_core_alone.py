@@ -23,7 +23,7 @@ sys.meta_path.insert(0, Refuse())
 ASK = """
 from importlib.metadata import entry_points
 import lightkeeper
-print([e.value for e in entry_points() if "lightkeeper_ctao" in e.value])
+print([one.value for one in entry_points(group="lightkeeper.observatory")])
 import lightkeeper_ctao
 """
 

@@ -83,6 +83,39 @@ def test_a_campaign_of_evndisp_is_one_production_for_each_light_of_the_moon():
     assert step.body["software"]["compiler"] == "gcc83"
 
 
+SIMULATION = """
+ProdSteps:
+  - ID: 1
+    input_meta_query: {parentID: }
+    job_config:
+      type: MCSimulation
+      site: LaPalma
+      particle: gamma
+      pointing_dir: North
+      zenith_angle: 20
+      n_shower: 1000
+      array_layout: Prod6-Hyperarray
+      start_run_number: 0
+      moon: dark, half
+      n_tasks: 2000
+Common: {MCCampaign: PROD6, configuration_id: 16, base_path: /ctao/MC, version: "2025-01-01"}
+"""
+
+
+@pytest.mark.feature("S1-073")
+def test_one_campaign_simulates_and_an_older_one_is_processed_from_documents_alone():
+    processed = plans(TEMPLATE.replace("PROD6", "PROD5b").replace("Prod6-Hyperarray", "Prod5b-Hyperarray"))
+    assert {plan.campaign for plan in processed.values()} == {"PROD5b"}
+    (first, *_) = processed["dl0_to_dl1.yml"].steps
+    assert first.dataset == "Prod5b_LaPalma_Prod5b-Hyperarray_NSB1x_gamma_North_60deg_R1"
+    assert all(step.body["MCCampaign"] == "PROD5b" for plan in processed.values() for step in plan.steps)
+    reader = ProductionYaml(job_types=list(STEP_TYPES))
+    simulated = reader.read(SIMULATION, sandbox=lambda _: b"", dataset=lambda _: {})
+    (step,) = simulated.steps
+    assert (simulated.campaign, step.type, step.n_tasks, step.without_input) == ("PROD6", "MCSimulation", 2000, True)
+    assert (simulated.warnings, simulated.missing) == ((), ())
+
+
 @pytest.mark.parametrize("key", sorted(KEYS["ctapipe"]))
 def test_nothing_is_filled_in_for_what_a_template_does_not_say(key):
     text = "\n".join(line for line in TEMPLATE.splitlines() if not line.startswith(f"{key}:"))
