@@ -18,7 +18,7 @@ SIMTEL = SHARED / "data" / "simtel"
 DOCUMENT = """
 ProdSteps:
   - ID: 1
-    input_meta_query: {data_level: $level}
+    input_meta_query: {data_level: {in: [0, -1]}}
     job_config:
       type: CtapipeProcessing
       data_level: 2
@@ -64,7 +64,7 @@ def test_a_night_and_simulated_runs_are_processed_by_one_document(tmp_path: Path
         while client.status()["files_ingested"] < len(made.good) + len(runs.files):
             assert time.monotonic() < deadline, client.status()
             time.sleep(0.2)
-        client.submit("both", DOCUMENT, {}, {"level": ["0", "-1"]})
+        client.submit("both", DOCUMENT, {})
         while not all(one["state"] == "Completed" for one in client.productions()):
             failed = [
                 (job["minor_status"], job["application_status"]) for job in client.jobs() if job["status"] == "Failed"
