@@ -103,7 +103,7 @@ def test_without_a_site_that_could_run_it_the_command_says_so_and_ends(home: Pat
     Path("topology.yaml").write_text(TOPOLOGY.replace("ROOT", str(home)).replace("COMPUTING", ""))
     cli(0, "apply", "topology.yaml")
     said = cli(1, "production", "run", "nowhere", "each.cwl", "--inputs", "word.yaml", "--single-jobs")
-    assert "1 waiting for a pilot, and no site has any with what its jobs need" in said
+    assert "1 waiting for a pilot, and no site where they may run has any with what they need" in said
     assert "lightkeeper apply FILE, with computing: {executor: local, pilots: 2} at a site" in said
 
 

@@ -547,7 +547,7 @@ def test_why_says_when_no_site_may_compute(world: World):
     go_on(world)
     world.value("UPDATE site SET executor = NULL")
     answer = why(world.ctx, "task 1")
-    assert answer.waits_for == "a pilot, but no site has any with what its job needs"
+    assert answer.waits_for == "a pilot, but no site where it may run has any with what it needs"
     assert answer.person
     do_all(world, Hands.at(world, "North"))
 

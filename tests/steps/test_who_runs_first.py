@@ -117,8 +117,8 @@ def test_why_says_when_no_site_that_is_named_has_pilots(world: World):
     go_on(world)
     answer = why(world.ctx, "1")
     assert answer.person
-    assert answer.waits_for == "3 waiting for a pilot, and no site has any with what its jobs need"
-    assert why(world.ctx, "task 1").waits_for == "a pilot, but no site has any with what its job needs"
+    assert answer.waits_for == "3 waiting for a pilot, and no site where they may run has any with what they need"
+    assert why(world.ctx, "task 1").waits_for == "a pilot, but no site where it may run has any with what it needs"
     do_all(world, Hands.at(world, "South"))
 
 

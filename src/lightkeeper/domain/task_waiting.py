@@ -103,7 +103,7 @@ def _ready(facts: TaskFacts, options: Options, now: datetime) -> Waits:
 def _queued(facts: TaskFacts) -> Waits:
     if not facts.may_run:
         return Waits(
-            "a pilot, but no site has any with what its job needs",
+            "a pilot, but no site where it may run has any with what it needs",
             "nothing, until a site has such computing",
             COMPUTING,
         )

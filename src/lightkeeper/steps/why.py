@@ -86,7 +86,7 @@ def _transformation(conn: Connection, keeper: Keeper, number: int) -> Answer:
             "transformation",
             number,
             one.name,
-            f"{_open_tasks(conn, number)}, and no site has any with what its jobs need",
+            f"{_open_tasks(conn, number)}, and no site where they may run has any with what they need",
             "nothing, until a site has such computing",
             person=True,
             choices=COMPUTING,
