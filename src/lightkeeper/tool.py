@@ -160,7 +160,9 @@ def environment(job: Mapping[str, Any]) -> dict[str, str]:
     """What a job ran in, for its provenance."""
     software = job.get("software")
     declared = {"declared": f"{software['kind']} {software['place']}"} if software else {}
-    return declared | {"host": socket.gethostname(), "cwltool": version("cwltool")}
+    engines = _engines(os.environ.get("PATH", os.defpath)) if _container(job) else {}
+    contained = {"container engine": next(iter(engines))} if engines else {}
+    return declared | contained | {"host": socket.gethostname(), "cwltool": version("cwltool")}
 
 
 def _engine(container: str, folder: Path, environment: dict[str, str]) -> str:
@@ -171,7 +173,7 @@ def _engine(container: str, folder: Path, environment: dict[str, str]) -> str:
     """
     if not container:
         return "--no-container"
-    here = {name: found for name in ENGINES if (found := shutil.which(name, path=environment["PATH"]))}
+    here = _engines(environment["PATH"])
     if not here and container == "needed":
         raise JobFailed("No container engine", f"the job needs a container; none of {', '.join(ENGINES)} is here")
     if not here:
@@ -184,6 +186,11 @@ def _engine(container: str, folder: Path, environment: dict[str, str]) -> str:
     images = Path(environment.setdefault("CWL_SINGULARITY_CACHE", str(folder.parent / "images")))
     images.mkdir(parents=True, exist_ok=True)
     return ENGINES[engine]
+
+
+def _engines(path: str) -> dict[str, str]:
+    """Engines that are here, the preferred one first, with their programs."""
+    return {name: found for name in ENGINES if (found := shutil.which(name, path=path))}
 
 
 def outputs(job: Mapping[str, Any], folder: Path) -> list[tuple[str, str | None]]:

@@ -46,11 +46,14 @@ def run(folder: Path, home: Path, container: str = "needed", document: str = DOC
     limits = asdict(Limits(wall_time=60))
     job = {"environment": {}, "outputs": [], "provenance_logs": [], "container": container, "limits": limits}
     log = folder / "tool.log"
+    watchdogs = tool.Watchdogs()
     try:
-        tool.run(job | more, folder, log, lambda _: None)
+        tool.run(job | more, folder, log, watchdogs)
     except tool.JobFailed as failure:
         failure.add_note(log.read_text() if log.exists() else "")
         raise
+    finally:
+        watchdogs.close()
     return (folder / "out" / "said.txt").read_text()
 
 
@@ -77,6 +80,8 @@ def test_a_tool_runs_in_its_image_and_sees_its_inputs_and_nothing_else(
         image, first, light, secret, *others = run(tmp_path / "pilot" / f"job-{n}", home).splitlines()
         assert (image, first, light, secret) == ("example.org/light/tool:1.2", "dark", "bright", "secret=")
         assert others == [], "what lies on the host is not in the container, and inputs may not be written"
+    assert tool.environment({"container": "needed"})["container engine"] == name
+    assert "container engine" not in tool.environment({"container": ""})
     assert len(engine.calls("pull")) == 1, "an image is fetched once by a pilot"
     (call, _) = engine.calls("run")
     if name == "podman":
