@@ -56,6 +56,7 @@ def campaign(fresh_worlds: Any, folder: Path, files: int, kills: int) -> None:
         assert world.value(there) == files
         assert server.library.statistics()["on_tape"] == files
         assert world.value("SELECT count(*) FROM transfer WHERE state = 'Done'") == files  # each was recorded once
+        in_buffer = server.library.statistics()["on_disk"]  # what was read just when it was to go stayed there
         archived = time.monotonic()
         rests = f'storages:\n  north: {{site: North, root: "{world.root}/north", status: {{read: false}}}}\n'
         topology.apply(world.ctx, rests)
@@ -67,7 +68,7 @@ def campaign(fresh_worlds: Any, folder: Path, files: int, kills: int) -> None:
         assert world.value(east) == files
         statistics = server.library.statistics()
         assert statistics["pinned"] == 0
-        assert statistics["staged"] >= files
+        assert statistics["staged"] >= files - in_buffer
         for name in chance.sample(names, min(files, 50)):
             assert (world.root / "east" / name[1:]).read_bytes() == body(name)
         assert world.violations() == []
