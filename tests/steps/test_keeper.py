@@ -552,6 +552,20 @@ def test_why_says_when_no_site_may_compute(world: World):
     do_all(world, Hands.at(world, "North"))
 
 
+def test_why_of_what_completes_while_it_is_asked_says_that_it_is_completed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    one_of(world, "Merging", "a")
+
+    def completed_meanwhile(conn: Any, **only: Any) -> Any:
+        monkeypatch.undo()
+        do_all(world, Hands.at(world, "North"))
+        return healing.facts(conn, **only)
+
+    monkeypatch.setattr(healing, "facts", completed_meanwhile)
+    assert why(world.ctx, "1").next == "nothing: it is Completed"
+
+
 @pytest.mark.parametrize("subject", ["9", "task 9", "job 9", "no-such-name", "/test/none.plain", str(2**40)])
 def test_why_of_nothing_says_so(world: World, subject: str):
     with pytest.raises(NotFound):

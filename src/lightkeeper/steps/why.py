@@ -77,7 +77,10 @@ def _transformation(conn: Connection, keeper: Keeper, number: int) -> Answer:
     if one.status is not Transformation.ACTIVE:
         waits, then = _RESTING.get(one.status, (f"nothing: it is {one.status}", "nothing"))
         return Answer("transformation", number, one.name, waits, then, one.status is Transformation.STOPPED)
-    (found,) = healing.facts(conn, only=number)
+    looked = healing.facts(conn, only=number)
+    if not looked:
+        return _transformation(conn, keeper, number)  # it has moved on between our two looks
+    (found,) = looked
     decision = decide(found, keeper.of(found.type))
     because: tuple[Answer, ...] = ()
     sentence = decision.why
