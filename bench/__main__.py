@@ -7,6 +7,8 @@ compared with; JSON is a list of {measure, value, unit, target, met, peer, ratio
 import argparse
 import importlib
 import json
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,6 +37,13 @@ class Measure:
     @property
     def ratio(self) -> float | None:
         return self.value / self.peer_value if self.peer_value else None
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that it takes."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
 
 
 GROUPS = {"transfers": ("bookkeeping", "deletions", "copy", "tpc", "link")}

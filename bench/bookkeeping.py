@@ -4,11 +4,10 @@ Embedded PostgreSQL with fsync on; two data centres and an observatory, as the p
 """
 
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.__main__ import Measure
+from bench.__main__ import Measure, timed
 from bench.register import made
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import KeyLevel, KeyType, MetaKey, Vocabulary
@@ -109,9 +108,3 @@ def record(ctx: Context) -> None:
 def until_done(duty: Callable[[], int]) -> None:
     while duty():
         pass
-
-
-def timed(call: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin

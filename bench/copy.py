@@ -10,11 +10,9 @@ import mmap
 import os
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-from bench.__main__ import Measure
+from bench.__main__ import Measure, timed
 from lightkeeper.adapters.mover_stream import BLOCK, StreamMover
 from lightkeeper.adapters.storage_posix import PosixStorage
 from lightkeeper.domain.fixity import CHUNK, fixity_of
@@ -45,10 +43,10 @@ def run(scale: str) -> list[Measure]:
                 ("hash", lambda: fixity_of(block for _ in range(size // CHUNK))),
                 ("copy", lambda: carry(source, target, ["/big"], size)),
             ):
-                rates.setdefault(what, []).append(size / clock(work) / 1e6)
+                rates.setdefault(what, []).append(size / timed(work) / 1e6)
             target.delete("/new/big")
         names = [f"/small/{i}" for i in range(SMALL_FILES[scale])]
-        small = len(names) * CHUNK / clock(lambda: carry(source, target, names, CHUNK)) / 1e6
+        small = len(names) * CHUNK / timed(lambda: carry(source, target, names, CHUNK)) / 1e6
     rate = {what: statistics.median(measured) for what, measured in rates.items()}
     disk = 1 / (2 / rate["read"] + 1 / rate["write"])
     slower = min(disk, rate["hash"])
@@ -99,9 +97,3 @@ def read_alone(path: Path) -> None:
     while os.readv(fd, [block]):
         pass
     os.close(fd)
-
-
-def clock(work: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin

@@ -7,8 +7,8 @@ Embedded PostgreSQL with fsync on, an observatory and two data centres.
 import tempfile
 from pathlib import Path
 
-from bench.__main__ import Measure
-from bench.bookkeeping import TOPOLOGY, context, register, timed, until_done
+from bench.__main__ import Measure, timed
+from bench.bookkeeping import TOPOLOGY, context, register, until_done
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import KeyLevel, KeyType, MetaKey, StorageElement
 from lightkeeper.steps import delete, replicate, topology

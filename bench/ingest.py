@@ -19,7 +19,7 @@ from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
 
-from bench.__main__ import Measure
+from bench.__main__ import Measure, timed
 from lightkeeper.app import make_context
 from lightkeeper.context import Context
 from lightkeeper.settings import Settings
@@ -221,8 +221,8 @@ def large(root: Path, scale: str) -> list[Measure]:
     rates: dict[str, list[float]] = {}
     for _ in range(3):
         for what, seconds in (
-            ("SHA-256", clock(lambda: hash_all(files))),
-            ("all", clock(lambda: walk_all(files))),
+            ("SHA-256", timed(lambda: hash_all(files))),
+            ("all", timed(lambda: walk_all(files))),
             ("two", in_two_processes(walk_all, files)),
         ):
             rates.setdefault(what, []).append(total / seconds / 1e6)
@@ -240,12 +240,6 @@ def large(root: Path, scale: str) -> list[Measure]:
             "the same, 2 processes", rate["two"], "MB/s", 1.8 * rate["all"], peer="1 process", peer_value=rate["all"]
         ),
     ]
-
-
-def clock(work: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
 
 
 # --- how long one delivery takes -----------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.__main__ import Measure
-from bench.bookkeeping import context, timed
+from bench.__main__ import Measure, timed
+from bench.bookkeeping import context
 from lightkeeper.context import Context
 from lightkeeper.steps import contradictions, heal, report, tell, topology
 from lightkeeper.store import postgres

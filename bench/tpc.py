@@ -9,11 +9,10 @@ Needs the packages xrootd-server and xrootd-client.
 import os
 import statistics
 import subprocess
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from bench.__main__ import Measure
+from bench.__main__ import Measure, timed
 from lightkeeper.adapters.mover_tpc import TpcMover
 from lightkeeper.adapters.storage_xrootd import XrootdStorage
 from lightkeeper.domain.fixity import CHUNK
@@ -52,7 +51,7 @@ def run(scale: str) -> list[Measure]:
                 ("plain in streams", plain, TOGETHER, STREAMS),
                 ("ours in streams", ours, TOGETHER, STREAMS),
             ):
-                seconds = clock(lambda copy=copy, files=files, streams=streams: carried(copy, files, streams))
+                seconds = timed(lambda copy=copy, files=files, streams=streams: carried(copy, files, streams))
                 rates.setdefault(what, []).append(files * size / seconds / 1e6)
     rate = {what: statistics.median(seen) for what, seen in rates.items()}
     return [
@@ -91,9 +90,3 @@ def carried(copy: Callable[[int], None], files: int, streams: int) -> None:
 
 def xrdcp(source: str, target: str) -> None:
     subprocess.run(["xrdcp", "--force", "--silent", "--tpc", "only", source, target], check=True)
-
-
-def clock(work: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin

@@ -21,7 +21,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from bench.__main__ import Measure
+from bench.__main__ import Measure, timed
 from bench._work import context
 from bench.register import made
 from lightkeeper.context import Context
@@ -351,12 +351,6 @@ def register(ctx: Context, n: int, first: int = 0) -> None:
 def until_done(duty: Callable[[], int]) -> None:
     while duty():
         pass
-
-
-def timed(call: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
 
 
 def percentile(values: list[float], percent: int) -> float:

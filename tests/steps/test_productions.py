@@ -81,6 +81,15 @@ def test_the_tasks_that_a_plan_tells_are_those_that_are_made(world: World):
     assert show(world).steps[0].tasks == tasks == 7
 
 
+def test_the_number_of_tasks_is_told_as_it_will_be_also_where_they_are_cut_by_bytes(world: World):
+    world.register(f"/test/raw/{'a' * 200}.plain", *(f"/test/raw/b{n}.plain" for n in range(3)))
+    by_bytes = {"query": {"level": 0}, "group_size": 60, "grouping": "size"}
+    told = preview.look(world.ctx, document(by_bytes), {}).told()["total"]["tasks"]
+    submit(world, "p", by_bytes)
+    go_on(world)
+    assert told == world.value("SELECT count(*) FROM task") == 2  # four, if all were of the mean size
+
+
 def test_time_is_told_from_what_such_jobs_took_before(world: World):
     raw(world, 4)
     assert preview.look(world.ctx, document(RAW), {}).told()["total"]["cpu_seconds"] is None

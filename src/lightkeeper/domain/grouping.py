@@ -36,15 +36,24 @@ class Grouping(Protocol):
         ...
 
 
+def _one(_file: WaitingFile) -> int:
+    return 1
+
+
 @dataclass(frozen=True, slots=True)
 class Kin:
     """Files of the same kin go together until their weight reaches the group's size: `whole` then. With `all_of_a_kin`
     there is no such size: a group is whole when no more will come."""
 
     kin: Callable[[WaitingFile, int], Hashable]
-    weight: Callable[[WaitingFile], int] = lambda _: 1
+    weight: Callable[[WaitingFile], int] = _one
     takes_keys: bool = False
     all_of_a_kin: bool = False
+
+    @property
+    def only_counts(self) -> bool:
+        """Whether files of one kin are all the same to it, so that their number tells the number of groups."""
+        return self.weight is _one
 
     def check(self, size: int, keys: Sequence[str]) -> None:
         """Keys are given where they are needed, and nowhere else."""

@@ -1,7 +1,7 @@
 """Which waiting jobs go first, on which pilots: priorities, shares and needs."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 SHARES = ("group", "production", "job type")
@@ -46,11 +46,6 @@ def suits(lane: Lane, offer: Offer) -> bool:
         and (lane.memory_mb is None or offer.memory_mb is None or lane.memory_mb <= offer.memory_mb)
         and lane.tags <= offer.tags
     )
-
-
-def without_pilot(lanes: Iterable[Lane], offers: Collection[Offer]) -> list[Lane]:
-    """The lanes whose jobs wait and suit none of the offers."""
-    return [lane for lane in lanes if lane.waiting > 0 and not any(suits(lane, offer) for offer in offers)]
 
 
 def in_turn(lanes: Iterable[Lane], shares: Mapping[tuple[str, str], float], offer: Offer) -> list[Lane]:

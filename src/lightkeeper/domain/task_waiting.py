@@ -36,8 +36,8 @@ class TaskFacts:
     staged: int
     gone: int
     before: int
-    pilots: int
-    may_run: int
+    pilots: int = 0
+    may_run: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 from lightkeeper.context import Context
 from lightkeeper.domain.catalog import KeyLevel, Vocabulary
 from lightkeeper.domain.estimates import Estimate, InputFacts, complaints, estimates
-from lightkeeper.domain.grouping import Grouping, WaitingFile
+from lightkeeper.domain.grouping import Grouping, Kin, WaitingFile
 from lightkeeper.domain.work import PlannedStep, ProductionPlan
 from lightkeeper.steps import produce
 from lightkeeper.store import catalog, previews, topology
@@ -65,12 +65,13 @@ def _input(conn: Connection, step: PlannedStep, vocabulary: Vocabulary, grouping
     file_query = query.jsonpath(vocabulary, KeyLevel.FILE)
     named = tuple(file.file_id for file in catalog.known_files(conn, step.files))
     previews.match(conn, previews.Asked(set_query, file_query, list_id, step.input_limit, named))
-    previews.look_at_copies(conn)
+    previews.look_at_copies(conn, step.sites)
     totals = previews.totals(conn)
     numbers = count(1)
+    each = not (isinstance(grouping, Kin) and grouping.only_counts)
     files = [
         WaitingFile(next(numbers), one.size, one.site_id, one.storages, one.values)
-        for one, n in previews.alike(conn, step.keys)
+        for one, n in previews.alike(conn, step.keys, each=each)
         for _ in range(n)
     ]
     return InputFacts(

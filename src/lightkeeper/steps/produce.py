@@ -53,13 +53,13 @@ def _read(
             raise NotFound(f"there is no file '{name}' beside the document", hint=nearest(name, sandbox))
         return sandbox[name]
 
-    for reader in ctx.readers:
-        if reader.recognises(document):
-            plan = reader.read(document, sandbox=fetch, dataset=conditions, single_jobs=single_jobs)
-            return in_single_jobs(plan) if single_jobs else plan
-    if not ctx.observatories:
+    reader = next((reader for reader in ctx.readers if reader.recognises(document)), None)
+    if reader is not None:
+        plan = reader.read(document, sandbox=fetch, dataset=conditions, single_jobs=single_jobs)
+    elif ctx.observatories:
+        plan = documents.read_document(ctx.observatories[0], document, sandbox, conditions)
+    else:
         raise Invalid("no observatory package is installed, so no production document can be read")
-    plan = documents.read_document(ctx.observatories[0], document, sandbox, conditions)
     return in_single_jobs(plan) if single_jobs else plan
 
 

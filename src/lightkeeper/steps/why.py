@@ -4,13 +4,13 @@ Before: everything.    After: somebody understands. Called by the API; it only r
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lightkeeper.context import Context
 from lightkeeper.domain.errors import Invalid, NotFound
 from lightkeeper.domain.healing import Keeper, Remedy, decide
 from lightkeeper.domain.names import printable
-from lightkeeper.domain.sharing import without_pilot
+from lightkeeper.domain.sharing import Lane, suits
 from lightkeeper.domain.states import Transformation
 from lightkeeper.domain.task_waiting import COMPUTING, task_waits
 from lightkeeper.steps import report
@@ -18,6 +18,7 @@ from lightkeeper.steps.report import Story
 from lightkeeper.store import db, healing, jobs, reports
 from lightkeeper.store import why as facts
 from lightkeeper.store.db import Connection
+from lightkeeper.store.jobs import Computing
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +114,17 @@ def _transformation(conn: Connection, keeper: Keeper, number: int) -> Answer:
 
 def _has_no_pilot(conn: Connection, number: int) -> bool:
     """Whether jobs of a transformation wait that suit the pilots of no site, and none runs."""
-    lanes = [lane for lane in jobs.lanes(conn) if lane.transformation_id == number and not lane.running]
-    return bool(without_pilot(lanes, [site.offer for site in jobs.computing(conn)]))
+    lane = _lane(conn, number)
+    return lane is not None and not lane.running and bool(lane.waiting) and not _where(conn, lane)
+
+
+def _lane(conn: Connection, number: int) -> Lane | None:
+    return next((lane for lane in jobs.lanes(conn) if lane.transformation_id == number), None)
+
+
+def _where(conn: Connection, lane: Lane) -> list[Computing]:
+    """The sites whose pilots suit jobs of a lane."""
+    return [site for site in jobs.computing(conn) if suits(lane, site.offer)]
 
 
 _RESTING = {
@@ -143,6 +153,9 @@ def _task(conn: Connection, keeper: Keeper, number: int) -> Answer:
     if found is None:
         raise NotFound(f"there is no task {number}", hint="lightkeeper job list")
     one = reports.transformations(conn, only=found.transformation_id)[0]
+    if lane := _lane(conn, found.transformation_id):
+        sites = _where(conn, lane)
+        found = replace(found, pilots=sum(site.live for site in sites), may_run=sum(site.pilots for site in sites))
     waits = task_waits(found, keeper.of(one.type), db.now(conn))
     name = f"of transformation {one.id} ({one.name})"
     return Answer("task", number, name, waits.sentence, waits.next, bool(waits.choices), waits.choices)

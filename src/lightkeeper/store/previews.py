@@ -66,9 +66,9 @@ def match(conn: Connection, asked: Asked) -> None:
     conn.execute("ANALYZE matched")
 
 
-def look_at_copies(conn: Connection) -> None:
-    """Put those of `matched` that a data centre has a verified copy of into `held`: where a task on them is done best,
-    on which storages they lie, and whether these are all tapes."""
+def look_at_copies(conn: Connection, sites: Sequence[str]) -> None:
+    """Put those of `matched` that a data centre has a verified copy of into `held`: where a task on them, which may run
+    at these sites, is done best; on which storages they lie, and whether these are all tapes."""
     conn.execute(
         """
         CREATE TEMP TABLE IF NOT EXISTS held (file_id bigint, size bigint, site_id int, storages int[], on_tape boolean)
@@ -79,13 +79,17 @@ def look_at_copies(conn: Connection) -> None:
     conn.execute(
         """
         INSERT INTO held (file_id, size, site_id, storages, on_tape)
-        SELECT m.file_id, m.size, (min(ARRAY[(w.storage_id IS NOT NULL)::int, c.storage_id, c.site_id]))[3],
+        SELECT m.file_id, m.size,
+               (min(ARRAY[(s.name <> ALL (%(sites)s))::int, (w.storage_id IS NOT NULL)::int, c.storage_id,
+                          c.site_id]))[4],
                array_agg(c.storage_id::int ORDER BY c.storage_id), bool_and(w.storage_id IS NOT NULL)
           FROM matched m
           JOIN verified_copy c USING (file_id)
+          JOIN site s USING (site_id)
           LEFT JOIN tape_storage w ON w.storage_id = c.storage_id
          GROUP BY m.file_id, m.size
-        """
+        """,
+        {"sites": list(sites)},
     )
 
 
@@ -122,9 +126,9 @@ def totals(conn: Connection) -> Totals:
     return found
 
 
-def alike(conn: Connection, keys: Sequence[str]) -> list[tuple[WaitingFile, int]]:
+def alike(conn: Connection, keys: Sequence[str], *, each: bool) -> list[tuple[WaitingFile, int]]:
     """The files in `held` as they would wait to be put into tasks: one for each kind that lies in the same places and
-    has the same values of these keys, of the mean size, and how many there are of it."""
+    has the same values of these keys, of the mean size, and how many there are of it; or `each`, in order."""
     found = conn.execute(
         """
         SELECT min(file_id), avg(size)::bigint, site_id, storages, told, count(*)
@@ -136,10 +140,10 @@ def alike(conn: Connection, keys: Sequence[str]) -> list[tuple[WaitingFile, int]
                                     FROM file f JOIN meta_set s USING (set_id)
                                    WHERE f.file_id = h.file_id) END AS told
                   FROM held h) file
-         GROUP BY site_id, storages, told
+         GROUP BY site_id, storages, told, CASE WHEN %(each)s THEN file_id END
          ORDER BY 1
         """,
-        {"keys": list(keys)},
+        {"keys": list(keys), "each": each},
     ).fetchall()
     return [
         (WaitingFile(file_id, size, site_id, tuple(storages), tuple(told)), n)

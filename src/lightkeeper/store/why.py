@@ -32,15 +32,7 @@ def task_facts(conn: Connection, task_id: int) -> TaskFacts | None:
                (SELECT count(*) FROM input WHERE NOT readable AND suspect)::int AS unread,
                (SELECT count(*) FROM input WHERE NOT readable AND NOT suspect AND on_tape)::int AS staged,
                (SELECT count(*) FROM input WHERE NOT readable AND NOT suspect AND NOT on_tape)::int AS gone,
-               (SELECT count(*) FROM job_queue q WHERE q.job_id < job.job_id)::int AS before,
-               (SELECT count(*) FROM pilot p
-                 WHERE p.state IN ('Submitted', 'Running') AND p.processors >= t.processors AND p.tags @> t.tags
-                   AND (t.site_ids = '{}' OR p.site_id = ANY (t.site_ids))
-                   AND coalesce(p.memory_mb >= t.memory_mb, true))::int AS pilots,
-               (SELECT coalesce(sum(s.pilots), 0) FROM site s
-                 WHERE s.executor IS NOT NULL AND s.processors >= t.processors AND s.tags @> t.tags
-                   AND (t.site_ids = '{}' OR s.site_id = ANY (t.site_ids))
-                   AND coalesce(s.memory_mb >= t.memory_mb, true))::int AS may_run
+               (SELECT count(*) FROM job_queue q WHERE q.job_id < job.job_id)::int AS before
           FROM task
           JOIN transformation t USING (transformation_id)
           LEFT JOIN job ON job.task_id = task.task_id AND job.attempt = task.attempts
