@@ -237,15 +237,22 @@ def _why_failed(log: str, exit_code: int, limits: Limits) -> tuple[str, str]:
 
 
 def _what_it_said(log: str, exit_code: int) -> str:
-    """The line of the log that tells why: the tool's own end before cwltool's."""
+    """The line of the log that tells why: of what the tool itself printed, if it failed and printed anything."""
     killed = re.search(r"was terminated by signal: (\w+)", log)
     if killed:
         return f"received kill signal {killed[1]} while executing"
-    ended = re.findall(r"exited with status: (-?\d+)", log)
-    whole = re.sub(r":\n\s*", ": ", log)  # what a line announces stands in the next
-    errors = [line.strip() for line in whole.splitlines() if re.search(r"error|critical|exception|killed", line, re.I)]
-    said = errors[0] if errors else (log.strip().splitlines() or ["it said nothing"])[-1]
-    return f"exit code {ended[0] if ended else exit_code}: {said[:300]}"
+    ended = re.search(r"^WARNING \[job .*exited with status: (-?\d+)$", log, re.M)
+    own = re.sub(r"\\\n", "", log[: ended.start()]) if ended else ""  # a command is one line
+    printed = "\n".join(line for line in own.splitlines() if not line.startswith("INFO "))
+    return f"exit code {ended[1] if ended else exit_code}: {_telling(printed) or _telling(log) or 'it said nothing'}"
+
+
+def _telling(text: str) -> str:
+    """The first line of a text that tells of an error, else the last one; empty when there is none."""
+    whole = re.sub(r":\n\s*", ": ", text)  # what a line announces stands in the next
+    lines = [line.strip() for line in whole.splitlines() if line.strip()]
+    errors = [line for line in lines if re.search(r"error|critical|exception|killed", line, re.I)]
+    return (errors or lines[-1:] or [""])[0][:300]
 
 
 def text_of(log: Path) -> str:

@@ -102,12 +102,14 @@ def expect(client: Client, name: str, attempts: int, minors: list[str]) -> list[
 @pytest.mark.feature("S0-054")
 def test_poisoned_jobs_fail_with_a_reason_beside_good_ones_and_what_each_used_is_told(tmp_path: Path):
     with observatory(tmp_path / "home", reassign=1, wall_time=60) as client:
-        submit(client, "gamma", FILE, [poison.MAKES_A_FILE] * 3 + [poison.FILLS_MEMORY, poison.LEAVES_A_DAEMON])
+        bad = [poison.FILLS_MEMORY, poison.LEAVES_A_DAEMON, poison.ALWAYS_FAILS]
+        submit(client, "gamma", FILE, [poison.MAKES_A_FILE] * 3 + bad)
         submit(client, "proton", FOLDER, [poison.MAKES_AN_ODD_NAME])
         submit(client, "electron", SHORT, [poison.NEVER_ENDS])
         one = wait(client, "gamma", 100)
-        assert (one["done"], one["failed"]) == (3, 2)
-        expect(client, "gamma", 2, ["Memory limit exceeded", "Application Finished With Errors"])
+        assert (one["done"], one["failed"]) == (3, 3)
+        told = expect(client, "gamma", 2, ["Memory limit exceeded", *["Application Finished With Errors"] * 2])
+        assert "exit code 1: the calibration is missing" in told, "what it printed itself tells more than its runner"
         figures = {(line["status"], line["what"]): line for line in client.usage("gamma")}
         assert {status for status, _ in figures} == {"Done", "Failed"}
         for what in ("cpu_seconds", "wall_seconds", "memory"):

@@ -42,7 +42,11 @@ def test_every_limit_has_a_sentence_with_what_was_used_what_may_be_and_what_to_d
 
 
 def test_jobs_that_met_the_same_limit_at_about_the_same_amount_are_told_in_the_same_words():
-    assert exceeded(Limit.MEMORY, 8_212_345_678, DEFAULT) == exceeded(Limit.MEMORY, 8_198_765_432, DEFAULT)
+    assert exceeded(Limit.MEMORY, 8_212_345_678, DEFAULT) == exceeded(Limit.MEMORY, 8_298_765_432, DEFAULT)
+
+
+def test_what_was_a_little_too_much_is_told_as_more_than_the_limit():
+    assert exceeded(Limit.MEMORY, 8_000_000_001, DEFAULT)[1].startswith("it had 8.1 GB of memory and may have 8.0 GB")
 
 
 @given(st.text(max_size=3000), st.integers(0, 1000))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from math import ceil, floor, log10
 
 from lightkeeper.domain.units import readable_bytes, readable_time
 
@@ -83,9 +84,10 @@ _ASK = {
 
 def exceeded(limit: Limit, used: float, limits: Limits) -> tuple[str, str]:
     """Minor status and sentence of a job that was ended because it used too much: which limit, how much, what to do.
-    The amount is rounded, so that a report has one row for many such jobs; what each used exactly is kept with it."""
+    The amount is rounded up, so that a report has one row for many such jobs; what each used exactly is kept too."""
     may = getattr(limits, limit)
-    used = float(f"{used:.1e}")
+    step = 10 ** floor(log10(used) - 1) if used else 1
+    used = ceil(used / step) * step
     match limit:
         case Limit.WALL_TIME:
             told = f"it ran for {readable_time(used)} and may run for {readable_time(may)}"
