@@ -53,7 +53,7 @@ POISONS = {
     "fills memory": (poison.FILLS_MEMORY, "Memory limit exceeded", "of memory and may have 200.0 MB: let its step ask"),
     "in many": (poison.FILLS_MEMORY_IN_MANY, "Memory limit exceeded", "may have 200.0 MB"),
     "fills the disk": (poison.FILLS_DISK, "Disk limit exceeded", "and may write 50.0 MB: let it write less"),
-    "one large file": (poison.ONE_LARGE_FILE, "Disk limit exceeded", "it wrote 51.0 MB and may write 50.0 MB"),
+    "one large file": (poison.ONE_LARGE_FILE, "Disk limit exceeded", "MB and may write 50.0 MB: let it write less"),
     "fills inodes": (poison.FILLS_INODES, "Disk limit exceeded", "files and may write 500"),
     "never ends": (poison.NEVER_ENDS, "Wall time limit exceeded", "it ran for 1 second and may run for 1 second"),
     "ignores TERM": (poison.IGNORES_TERM, "Wall time limit exceeded", "let its step ask for more time"),
