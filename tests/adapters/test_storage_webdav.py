@@ -300,6 +300,13 @@ def test_a_full_storage_is_said_so_and_nothing_gets_the_name(liar, doubted):
         doubted.write(PATH, [b"x"])
 
 
+def test_an_answer_that_belongs_to_another_request_is_not_held_against_a_file(liar, doubted):
+    sizes = iter(["3", "4"])
+    liar.answer = storing(HEAD=lambda _: (200, {"Content-Length": next(sizes)}, b""))
+    assert doubted.write(PATH, [b"1234"]) == 4
+    assert liar.methods.count("HEAD") == 2
+
+
 def test_a_server_that_keeps_other_bytes_than_were_sent_is_found_out(liar, doubted):
     liar.answer = storing(HEAD=(200, {"Content-Length": "3"}, b""))
     with pytest.raises(Unavailable, match="kept 3 of 4 bytes"):

@@ -306,12 +306,11 @@ class WebdavStorage:
                 self._remove(parts)
 
     def _compare(self, parts: Sequence[str], path: str, sent: "_Passing") -> None:
-        """Whether the server has what was sent."""
-        heads = self._heads(parts, "write", path)
-        size = heads.size
-        if size is None:
-            found = self._look(parts, "write", path)
-            size = None if found is None else found.size
+        """Whether the server has what was sent. A size that is wrong is asked for once more: XrdHttp 5.5 now and then
+        answers with what belongs to another request, the ":-)" that it says to a PUT."""
+        heads, size = self._kept(parts, path)
+        if size != sent.size:
+            heads, size = self._kept(parts, path)
         if size != sent.size:
             raise Unavailable(
                 f"storage {self.name} kept {size} of {sent.size} bytes of {printable(path)}, which was not written",
@@ -322,6 +321,14 @@ class WebdavStorage:
                 f"storage {self.name} got other bytes than were sent: {printable(path)} was not written",
                 hint="they were damaged on the way or on its disk; what waits is tried again",
             )
+
+    def _kept(self, parts: Sequence[str], path: str) -> "tuple[_Heads, int | None]":
+        """What the server tells of a file that was written, and its size, from its collection if need be."""
+        heads = self._heads(parts, "write", path)
+        if heads.size is not None:
+            return heads, heads.size
+        found = self._look(parts, "write", path)
+        return heads, None if found is None else found.size
 
     def _move(self, source: Sequence[str], target: Sequence[str], doing: str, path: str) -> None:
         """Give a file its name. First without leave to replace, since that would be leave to replace a collection."""
